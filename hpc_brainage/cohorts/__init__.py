@@ -1,0 +1,1 @@
+"""Where scans come from: one reader per layout, each returns a `Cohort`."""

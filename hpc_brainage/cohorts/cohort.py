@@ -1,0 +1,149 @@
+"""A cohort: who was scanned, what is known about them, and how to load each measurement.
+
+Every reader returns a `Cohort`. Nothing is read from images until a scan is loaded, so a cohort of
+50,000 scans is only a table; what cannot be used is listed in the `Account`, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.errors import CohortError
+from hpc_brainage.modality import Modality
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, SEXES, scan_name, select_scans
+
+OLDEST_PLAUSIBLE_YEARS = 122.5
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A scan that a source had and that was not taken, and why."""
+
+    participant_id: str
+    session_id: str
+    run: str
+    source: str
+    reason: str
+
+    @property
+    def scan(self) -> str:
+        return scan_name(self.participant_id, self.session_id, self.run)
+
+
+@dataclass(frozen=True)
+class JoinedSource:
+    """How one source met the cohort.
+
+    `only_here` are scans that the source has and the cohort does not know; `without` counts scans of
+    the cohort that the source lacks.
+    """
+
+    source: str
+    rows: int
+    matched: int
+    only_here: tuple[str, ...] = ()
+    without: int = 0
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where every row of every source went."""
+
+    sources: tuple[JoinedSource, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: Account) -> Account:
+        return Account(
+            self.sources + other.sources,
+            self.refusals + other.refusals,
+            tuple(dict.fromkeys(self.notes + other.notes)),
+        )
+
+
+@dataclass(frozen=True)
+class ModalitySource:
+    """How to load one modality, scan by scan.
+
+    Parameters
+    ----------
+    modality : what the loaded arrays are.
+    present : shape (scans,), whether the source has this modality for each scan of the cohort.
+    load : row of the cohort -> array of `modality.shape`, float32. A missing feature is NaN; a volume
+        has none. Raises `ScanRefused` when what is on disk cannot be trusted.
+    """
+
+    modality: Modality
+    present: np.ndarray
+    load: Callable[[int], np.ndarray]
+
+    def take(self, rows: np.ndarray) -> ModalitySource:
+        """The same source for a choice (and order) of the cohort's rows."""
+        rows = np.asarray(rows)
+        load = self.load
+        return replace(self, present=self.present[rows], load=lambda row: load(int(rows[row])))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans, what is known about them, and how to load them.
+
+    Parameters
+    ----------
+    name : of the cohort, for messages and the default store name.
+    scans : one row per scan, `SCAN_COLUMNS` first, then any further columns of the cohort.
+    sources : by modality key ("smri/desikan"), in a stable order.
+    account : where every row of every source went.
+    recipe : how the cohort was read: reader, files by name and hash, options. JSON-able, without paths.
+    """
+
+    name: str
+    scans: pd.DataFrame
+    sources: dict[str, ModalitySource]
+    account: Account = field(default_factory=Account)
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        columns = tuple(self.scans.columns[: len(SCAN_COLUMNS)])
+        assert columns == SCAN_COLUMNS, f"a reader must give {SCAN_COLUMNS}, got {columns}"
+        assert isinstance(self.scans.index, pd.RangeIndex), "a reader must number its scans from 0"
+        assert self.scans["sex"].isin(SEXES).all(), "a reader must give sex as F, M or U"
+        known = self.scans["age"].dropna()
+        assert known.between(0, OLDEST_PLAUSIBLE_YEARS).all(), "a reader must refuse impossible ages"
+        if self.scans.duplicated(list(IDENTITY)).any():
+            first = self.scans[self.scans.duplicated(list(IDENTITY))].iloc[0]
+            raise CohortError(
+                "two scans have the same identity",
+                where=scan_name(*first[list(IDENTITY)]),
+                expected="one row per participant, session and run",
+                hint="name a session or run column, or remove one of the rows",
+            )
+        for key, source in self.sources.items():
+            assert key == source.modality.key
+            assert source.present.shape == (len(self.scans),)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def take(self, rows: np.ndarray) -> Cohort:
+        """The cohort of the given rows, in the given order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return replace(
+            self,
+            scans=self.scans.iloc[rows].reset_index(drop=True),
+            sources={key: source.take(rows) for key, source in self.sources.items()},
+        )
+
+    def where(self, expression: str | None) -> Cohort:
+        """Only the scans for which `expression` holds (see `select_scans`); the rest is noted."""
+        if expression is None:
+            return self
+        chosen = select_scans(self.scans, expression)
+        note = f"{int((~chosen).sum())} of {len(self)} scans left out by --where {expression!r}"
+        selected = self.take(np.flatnonzero(chosen))
+        return replace(selected, account=self.account + Account(notes=(note,)))

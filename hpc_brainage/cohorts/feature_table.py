@@ -1,0 +1,203 @@
+"""Measurements out of a table, and which of their values can be trusted.
+
+A value that cannot be read, or is infinite, costs the scan: it is refused with the column and the
+value. A region whose thickness, area or volume is exactly 0 was not measured: the value is missing.
+Columns that say nothing (the same for everyone, missing for most) are reported and kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns, unknown_identity
+from hpc_brainage.cohorts.feature_choice import choose_features, listed
+from hpc_brainage.cohorts.feature_names import brain_columns, unit_of, zero_is_missing
+from hpc_brainage.cohorts.people import People, read_people
+from hpc_brainage.errors import CohortError
+from hpc_brainage.modality import Modality, Role
+from hpc_brainage.scans import IDENTITY
+
+
+def features_from_table(
+    frame: pd.DataFrame,
+    columns: ColumnMap,
+    *,
+    source: str,
+    role: Role,
+    name: str,
+    patterns: str | None = None,
+    declared: bool = False,
+) -> Cohort:
+    """A cohort out of one table with identities and measurements.
+
+    A table without any measurement gives a cohort of people with no modality.
+
+    Parameters
+    ----------
+    frame : as `read_table` gives it.
+    columns : which columns say who, how old and so on.
+    source : the table's name, for messages.
+    role, name : of the modality that the measurements become.
+    patterns, declared : see `choose_features`.
+
+    Raises
+    ------
+    CohortError : as `read_people`; or no identity column, or the table lies on its side.
+    """
+    names = [str(column) for column in frame.columns]
+    columns = recognise_columns(names, columns, source=source)
+    if columns.id is None:
+        raise unknown_identity(names, source)
+    refuse_transposed(frame[columns.id], source)
+    mapped = list(columns.named().values())
+    chosen = choose_features(frame, mapped, patterns=patterns, declared=declared, source=source)
+    features = set(chosen.features)
+    extras = [column for column in names if column not in features and column not in mapped]
+    people = read_people(frame, columns, source=source, extras=extras)
+    rows = JoinedSource(source, rows=len(frame), matched=len(people.scans))
+    account = Account(sources=(rows,), notes=chosen.notes) + people.account
+    people = replace(people, account=account)
+    if not features:
+        return Cohort(source, people.scans, {}, account)
+    values, unreadable = _numbers(frame, chosen.features)
+    kind = _segmentation_statistic(columns.id)
+    return features_from_matrix(
+        values,
+        chosen.features,
+        people,
+        source=source,
+        role=role,
+        name=name,
+        statistic=kind,
+        unreadable=unreadable,
+    )
+
+
+def features_from_matrix(
+    values: np.ndarray,
+    features: Sequence[str],
+    people: People,
+    *,
+    source: str,
+    role: Role,
+    name: str,
+    statistic: str | None = None,
+    unreadable: dict[int, str] | None = None,
+) -> Cohort:
+    """A cohort out of a matrix of measurements and the people of its rows.
+
+    Parameters
+    ----------
+    values : shape (rows, features), float; NaN is missing.
+    people : `people.rows` says which row of `values` belongs to which scan.
+    statistic : what FreeSurfer's segmentation table holds if not volumes ("mean" intensity): it has no
+        unit that is known and is added to the feature names, which else are those of the volumes.
+    unreadable : row of `values` -> why it cannot be trusted.
+    """
+    why = dict(unreadable or {})
+    names = tuple(features)
+    units = tuple(unit_of(feature) for feature in names)
+    never_zero = np.array([zero_is_missing(feature) for feature in names])
+    if statistic is not None:
+        never_zero[:] = [unit != "mm3" and zero for unit, zero in zip(units, never_zero, strict=True)]
+        units = tuple("" if unit == "mm3" else unit for unit in units)
+        names = tuple(f"{feature}_{statistic}" for feature in names)
+    for row, column in zip(*np.nonzero(np.isinf(values)), strict=True):
+        why.setdefault(int(row), f"{names[column]} is infinite")
+    who = people.scans[list(IDENTITY)].itertuples(index=False, name=None)
+    refusals = tuple(
+        Refusal(participant, session, run, source, why[row])
+        for (participant, session, run), row in zip(who, people.rows.tolist(), strict=True)
+        if row in why
+    )
+    kept = np.array([row not in why for row in people.rows.tolist()], dtype=bool)
+    scans = people.scans[kept].reset_index(drop=True)
+    matrix = np.asarray(values, dtype=np.float32)[people.rows[kept]]
+    notes = list(_zeros_to_missing(matrix, names, never_zero, source))
+    notes += _weak_columns(matrix, names, source)
+    present = np.isfinite(matrix).any(axis=1)
+    if absent := int((~present).sum()):
+        notes.append(f"{source}: {absent} of {len(matrix)} scans have no value in any feature")
+    matrix.flags.writeable = False
+    modality = Modality(role, name, "features", (len(names),), names, units)
+    measurements = ModalitySource(modality, present, lambda row: matrix[row].copy())
+    account = people.account + Account(refusals=refusals, notes=tuple(notes))
+    return Cohort(source, scans, {modality.key: measurements}, account)
+
+
+def _numbers(frame: pd.DataFrame, features: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+    """Values, shape (rows, features), and the rows in which a cell is not a number."""
+    unreadable: dict[int, str] = {}
+    values = np.empty((len(frame), len(features)), dtype=np.float32)
+    for place, name in enumerate(features):
+        column = frame[name]
+        if not is_numeric_dtype(column):
+            numbers = pd.to_numeric(column, errors="coerce")
+            for row in np.flatnonzero(column.notna().to_numpy() & numbers.isna().to_numpy()):
+                unreadable.setdefault(
+                    int(row), f"{name} is {column.iloc[row]!r}, which is not a number"
+                )
+            column = numbers
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and its scan is refused
+            values[:, place] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values, unreadable
+
+
+def _zeros_to_missing(
+    matrix: np.ndarray, names: Sequence[str], never_zero: np.ndarray, source: str
+) -> list[str]:
+    """Make regions of exactly 0 missing, in place; a column that is 0 for everyone stays as it is."""
+    zero = (matrix == 0) & never_zero
+    zero[:, (zero | np.isnan(matrix)).all(axis=0)] = False
+    if not zero.any():
+        return []
+    matrix[zero] = np.nan
+    counts = zero.sum(axis=0)
+    worst = [f"{names[column]} ({counts[column]})" for column in np.argsort(-counts, kind="stable")]
+    columns = int((counts > 0).sum())
+    return [
+        f"{source}: {int(zero.sum())} values of exactly 0 for a region's thickness, area or volume are "
+        f"missing in {int(zero.any(axis=1).sum())} scans: {listed(worst[:columns])}"
+    ]
+
+
+def _weak_columns(matrix: np.ndarray, names: Sequence[str], source: str) -> list[str]:
+    """What to know about columns that are the same for everyone, or missing for most; they are kept."""
+    if len(matrix) < 2:
+        return []
+    notes = []
+    constant = np.fmin.reduce(matrix, axis=0) == np.fmax.reduce(matrix, axis=0)
+    if constant.any():
+        same = [name for name, is_constant in zip(names, constant, strict=True) if is_constant]
+        notes.append(f"{source}: {len(same)} columns are the same for everyone: {listed(same)}")
+    mostly = np.isnan(matrix).mean(axis=0) > 0.5
+    if mostly.any():
+        empty = [name for name, is_missing in zip(names, mostly, strict=True) if is_missing]
+        notes.append(f"{source}: {len(empty)} columns are missing in most scans: {listed(empty)}")
+    return notes
+
+
+def _segmentation_statistic(id_column: str) -> str | None:
+    """`Measure:mean`, as asegstats2table names the first column: the numbers are no volumes."""
+    stated = re.fullmatch(r"Measure:(\w+)", id_column)
+    return stated[1] if stated and stated[1] != "volume" else None
+
+
+def refuse_transposed(identities: pd.Series, source: str) -> None:
+    """Raise `CohortError` if what should be identities are mostly names of brain regions."""
+    words = identities.dropna().astype(str).tolist()
+    regions = brain_columns(words)
+    if len(words) >= 3 and 2 * len(regions) > len(words):
+        raise CohortError(
+            f"the table lies on its side: its rows are regions ({listed(words, 3)})",
+            where=f"{source}, column {identities.name}",
+            expected="one row per scan and one column per region",
+            hint="write it again without --transpose, or swap its rows and columns",
+        )

@@ -1,0 +1,199 @@
+"""Join what several sources know about the same scans.
+
+Scans meet by participant, and by session and run where both sides have them; a match that is not one to
+one is an error, never a guess. Two sources of the same modality (the tables of the left and the right
+hemisphere) become one: columns side by side, a column that both have once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.cohorts.feature_choice import listed
+from hpc_brainage.cohorts.tables import table_stem
+from hpc_brainage.errors import CohortError
+from hpc_brainage.modality import Modality, modality_name
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, scan_names
+
+SAME_VALUE = 1e-6
+
+
+def join(main: Cohort, side: Cohort) -> Cohort:
+    """The scans of `main` with the modalities and further columns of `side` added.
+
+    What `main` says about a person stays; of `side` come the modalities, the further columns that
+    `main` does not have, and the account. Scans that only `side` knows are listed there and left out.
+
+    Raises
+    ------
+    CohortError : nothing matches; several scans on one side could be the one on the other side.
+    """
+    keys = ["participant_id"] + [
+        column
+        for column in IDENTITY[1:]
+        if (main.scans[column] != "").any() and (side.scans[column] != "").any()
+    ]
+    ours = pd.MultiIndex.from_frame(main.scans[keys])
+    theirs = pd.MultiIndex.from_frame(side.scans[keys])
+    _refuse_ambiguous(ours, theirs, side.name, main.name)
+    row_there = _positions(ours, theirs)
+    known = row_there >= 0
+    if len(main) and len(side) and not known.any():
+        raise CohortError(
+            "no scan of this source is in the cohort",
+            where=side.name,
+            expected=f"identities such as {', '.join(main.scans['participant_id'][:3])}",
+            hint=f"its identities are {', '.join(side.scans['participant_id'][:3])}; see --id",
+        )
+    joined = JoinedSource(
+        side.name,
+        rows=len(side) + len(side.account.refusals),
+        matched=int(known.sum()),
+        only_here=tuple(np.array(scan_names(side.scans), object)[_positions(theirs, ours) < 0]),
+        without=int((~known).sum()),
+    )
+    notes: list[str] = []
+    scans = _further_columns(main.scans, side, row_there, notes)
+    sources = dict(main.sources)
+    for key, source in side.sources.items():
+        added = _at_rows(source, row_there)
+        if key in sources:
+            added = _side_by_side(sources[key], added, side.name, notes)
+        sources[key] = added
+    account = Account((joined,), *_refused_here(main, side))
+    account = main.account + account + Account(notes=tuple(notes))
+    recipe = {**main.recipe, "added": [*main.recipe.get("added", []), side.recipe]}
+    return Cohort(main.name, scans, sources, account, recipe)
+
+
+def without_the_unmeasured(cohort: Cohort) -> Cohort:
+    """Only the scans that have at least one modality; the others are listed at the first source."""
+    present = np.zeros(len(cohort), dtype=bool)
+    for source in cohort.sources.values():
+        present |= source.present
+    if present.all():
+        return cohort
+    names = np.array(scan_names(cohort.scans), object)[~present]
+    note = f"{len(names)} scans have no measurement in any source and are left out"
+    first, *others = cohort.account.sources
+    first = replace(
+        first, matched=first.matched - len(names), only_here=first.only_here + tuple(names.tolist())
+    )
+    account = replace(cohort.account, sources=(first, *others)) + Account(notes=(note,))
+    return replace(cohort.take(np.flatnonzero(present)), account=account)
+
+
+def _positions(of: pd.MultiIndex, within: pd.MultiIndex) -> np.ndarray:
+    """For each entry of `of` its (first) row in `within`, -1 where it is not."""
+    row_of: dict[tuple[str, ...], int] = {}
+    for row, key in enumerate(within.tolist()):
+        row_of.setdefault(key, row)
+    return np.array([row_of.get(key, -1) for key in of.tolist()], dtype=np.int64)
+
+
+def _refuse_ambiguous(ours: pd.MultiIndex, theirs: pd.MultiIndex, side: str, main: str) -> None:
+    """A key that both have must be one scan on each side."""
+    for here, there, name, other in ((theirs, ours, side, main), (ours, theirs, main, side)):
+        repeated = here[here.duplicated(keep=False) & here.isin(there)].unique()
+        if len(repeated):
+            people = listed(["sub-" + "_".join(key) for key in repeated.tolist()], 3)
+            raise CohortError(
+                f"{people} have several scans here, and {other} does not say which is meant",
+                where=name,
+                expected="one scan per participant, or session names in both sources",
+                hint="name the session column with --session, or keep one scan per participant",
+            )
+
+
+def _refused_here(main: Cohort, side: Cohort) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
+    """Refusals of people whom the cohort knows; of strangers only how many there were."""
+    ids = set(main.scans["participant_id"])
+    known = tuple(refusal for refusal in side.account.refusals if refusal.participant_id in ids)
+    strangers = len(side.account.refusals) - len(known)
+    notes = side.account.notes
+    if strangers:
+        notes += (f"{side.name}: {strangers} rows that cannot be used are not of this cohort",)
+    return known, notes
+
+
+def _further_columns(
+    scans: pd.DataFrame, side: Cohort, row_there: np.ndarray, notes: list[str]
+) -> pd.DataFrame:
+    further = [column for column in side.scans.columns if column not in SCAN_COLUMNS]
+    clashing = [column for column in further if column in scans.columns]
+    new = [column for column in further if column not in clashing]
+    if clashing:
+        notes.append(f"{side.name}: the cohort's own columns are kept: {listed(clashing)}")
+    if not new:
+        return scans
+    added = side.scans[new].reindex(row_there).reset_index(drop=True)
+    return pd.concat([scans, added], axis=1)
+
+
+def _at_rows(source: ModalitySource, row_there: np.ndarray) -> ModalitySource:
+    """A side's modality in the order of the cohort."""
+    known = row_there >= 0
+    present = np.zeros(len(row_there), dtype=bool)
+    present[known] = source.present[row_there[known]]
+    return ModalitySource(source.modality, present, lambda row: source.load(int(row_there[row])))
+
+
+def _side_by_side(
+    first: ModalitySource, second: ModalitySource, table: str, notes: list[str]
+) -> ModalitySource:
+    """One modality out of two of the same key; a scan that has only one of them has NaN in the rest."""
+    ours, theirs = first.modality, second.modality
+    if ours.kind != "features" or theirs.kind != "features":
+        raise CohortError(
+            f"two sources give {ours.key}: {ours.kind} and {theirs.kind} cannot stand side by side",
+            where=table,
+            hint=f"give one of them another name, as in --add {ours.role}/NAME=PATH",
+        )
+    shared = [name for name in theirs.features if name in ours.features]
+    equal = _equal_columns(first, second, shared)
+    ending = modality_name(table_stem(table))
+    renamed = {name: f"{name}_{ending}" for name in shared if name not in equal}
+    if renamed:
+        shown = listed(list(renamed.values()), 3)
+        notes.append(f"{table}: columns that differ from others of the same name are called {shown}")
+    new = [place for place, name in enumerate(theirs.features) if name not in equal]
+    into = [(ours.features.index(name), theirs.features.index(name)) for name in sorted(equal)]
+    to, of = np.array(into, dtype=np.int64).reshape(-1, 2).T
+    modality = Modality(
+        ours.role,
+        ours.name,
+        "features",
+        (len(ours.features) + len(new),),
+        ours.features
+        + tuple(renamed.get(theirs.features[place], theirs.features[place]) for place in new),
+        ours.units + tuple(theirs.units[place] for place in new),
+    )
+
+    def load(row: int) -> np.ndarray:
+        values = np.full(modality.shape, np.nan, dtype=np.float32)
+        if first.present[row]:
+            values[: len(ours.features)] = first.load(row)
+        if second.present[row]:
+            there = second.load(row)
+            values[len(ours.features) :] = there[new]
+            values[to] = np.where(np.isnan(values[to]), there[of], values[to])
+        return values
+
+    return ModalitySource(modality, first.present | second.present, load)
+
+
+def _equal_columns(first: ModalitySource, second: ModalitySource, shared: list[str]) -> set[str]:
+    """Shared columns in which no scan has two different values."""
+    if not shared:
+        return set()
+    here = [first.modality.features.index(name) for name in shared]
+    there = [second.modality.features.index(name) for name in shared]
+    equal = np.ones(len(shared), dtype=bool)
+    for row in np.flatnonzero(first.present & second.present).tolist():
+        ours, theirs = first.load(row)[here], second.load(row)[there]
+        equal &= np.isclose(ours, theirs, rtol=SAME_VALUE, atol=0) | np.isnan(ours) | np.isnan(theirs)
+    return {name for name, is_equal in zip(shared, equal, strict=True) if is_equal}

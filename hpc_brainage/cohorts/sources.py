@@ -1,0 +1,215 @@
+"""The front door: whatever lies at a path becomes a `Cohort`, and further sources are joined to it."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from hpc_brainage.cohorts.cohort import Cohort
+from hpc_brainage.cohorts.columns import ColumnMap
+from hpc_brainage.cohorts.feature_choice import matching_columns
+from hpc_brainage.cohorts.join import join, without_the_unmeasured
+from hpc_brainage.cohorts.table_cohort import added_npz, added_table, main_npz, main_table
+from hpc_brainage.cohorts.tables import is_table, table_stem
+from hpc_brainage.errors import CohortError, UsageError
+from hpc_brainage.modality import ROLES, check_role, modality_name
+
+Connectivity = Literal["pearson", "partial", "tangent"]
+
+_KNOWN = "an OpenBHB folder, a folder of ROI time series, a table (CSV, TSV, Parquet) or an .npz"
+
+
+@dataclass(frozen=True)
+class AddedSource:
+    """A source that is joined to the cohort.
+
+    Parameters
+    ----------
+    role : "smri" or "fmri".
+    name : of the modality; the file's own name if not given.
+    path : a file, a folder, or a glob that matches several files of the same modality.
+    arrays : for an .npz: which array is the "data", the "ids", the "names", where that is not clear.
+    """
+
+    role: str
+    name: str | None
+    path: Path
+    arrays: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_role(self.role)
+
+    @property
+    def modality(self) -> str:
+        """The name of the modality that the source becomes."""
+        return modality_name(self.name) if self.name else modality_of(self.path)
+
+
+def parse_added(text: str) -> AddedSource:
+    """Read `role[/name]=PATH`, for an .npz also `role=PATH::data=A,ids=B,names=C`."""
+    what, equals, where = text.partition("=")
+    role, _, name = what.strip().partition("/")
+    path, _, said = where.partition("::")
+    arrays = dict(pair.split("=", 1) for pair in said.split(",") if "=" in pair)
+    if not equals or not path.strip() or (said and len(arrays) != len(said.split(","))):
+        raise UsageError(
+            "an added source is not understood",
+            where=f"--add {text}",
+            expected="role[/name]=PATH, as in fmri/fc=connectomes.tsv (PATH::data=NAME for an .npz)",
+        )
+    return AddedSource(role, name or None, Path(path.strip()), arrays)
+
+
+def open_cohort(
+    source: Path,
+    *,
+    columns: ColumnMap | None = None,
+    add: Sequence[AddedSource] = (),
+    features: str | None = None,
+    where: str | None = None,
+    name: str | None = None,
+    connectivity: Connectivity = "pearson",
+    role: str | None = None,
+) -> Cohort:
+    """Open a source, join the added ones to it, and keep the scans that have a measurement.
+
+    Parameters
+    ----------
+    source : an OpenBHB folder, a folder of ROI time series, a table or an .npz.
+    columns : which columns say who, how old and so on; the others are recognised.
+    add : further sources, joined by participant (and session).
+    features : glob patterns of the columns that are measurements, for tables that have such columns.
+    where : only these scans, as in "dx == 'TC'".
+    name : of the cohort; the file's or folder's own name if not given.
+    connectivity : how ROI time series become edges: "pearson", "partial" or "tangent".
+    role : of the measurements in `source` itself, where it is a table, an .npz or time series.
+
+    Raises
+    ------
+    CohortError : something on disk cannot be read as it stands, or no scan has a measurement.
+    UsageError : a pattern, a role or a selection that fits nothing.
+    """
+    columns = columns or ColumnMap()
+    if role is not None:
+        check_role(role)
+    cohort = _open_main(source.expanduser(), columns, features, connectivity, role)
+    cohort = replace(cohort, name=name or cohort_name(source))
+    for added in add:
+        for path in _expand(added.path.expanduser()):
+            cohort = join(cohort, _open_added(path, added, columns, features, connectivity, cohort))
+    said = {**columns.describe(), "features": features, "where": where, "connectivity": connectivity}
+    cohort = replace(cohort, recipe={**cohort.recipe, "options": said})
+    _check_measured(cohort, source, features)
+    return without_the_unmeasured(cohort).where(where)
+
+
+def modality_of(path: Path) -> str:
+    """A modality's name made from a path or glob: `smri_freesurfer6.csv.gz` becomes `freesurfer6`."""
+    stem = table_stem(path.name)
+    if glob.has_magic(stem):
+        stem = table_stem(path.name).split("*")[0].split("?")[0].split("[")[0] or path.parent.name
+    name = modality_name(stem)
+    prefix = next((f"{role}_" for role in ROLES if name.startswith(f"{role}_")), "")
+    return modality_name(name.removeprefix(prefix))
+
+
+def cohort_name(source: Path) -> str:
+    """A cohort's name: of the file or folder; `participants.tsv` is called after its folder."""
+    source = source.expanduser().absolute()
+    stem = table_stem(source.name)
+    return modality_name(source.parent.name if stem == "participants" else stem)
+
+
+def _open_main(
+    source: Path, columns: ColumnMap, features: str | None, connectivity: Connectivity, role: str | None
+) -> Cohort:
+    from hpc_brainage.cohorts.openbhb import is_openbhb, read_openbhb
+    from hpc_brainage.cohorts.timeseries import is_timeseries, read_timeseries
+
+    if not source.exists():
+        raise CohortError("there is nothing at this path", where=source, expected=_KNOWN)
+    if source.is_dir() and is_openbhb(source):
+        return read_openbhb(source, cohort_name(source))
+    if is_timeseries(source):
+        return read_timeseries(source, role or "fmri", modality_of(source), kind=connectivity)
+    if source.suffix.lower() == ".npz":
+        return main_npz(source, columns, role, modality_of(source))
+    if source.is_file() and is_table(source):
+        return main_table(source, columns, role, modality_of(source), features)
+    raise _unknown(source)
+
+
+def _open_added(
+    path: Path,
+    added: AddedSource,
+    columns: ColumnMap,
+    features: str | None,
+    connectivity: Connectivity,
+    main: Cohort,
+) -> Cohort:
+    """One added file or folder; it says who was scanned, and nothing else about them is used."""
+    from hpc_brainage.cohorts.timeseries import is_timeseries, read_timeseries
+
+    known = frozenset(main.scans["participant_id"])
+    if path.suffix.lower() == ".npz":
+        return added_npz(path, columns, added.role, added.modality, added.arrays)
+    if is_timeseries(path):
+        return read_timeseries(path, added.role, added.modality, kind=connectivity, known_ids=known)
+    if path.is_file() and is_table(path):
+        return added_table(path, columns, added.role, added.modality, features, known)
+    raise _unknown(path)
+
+
+def _expand(path: Path) -> list[Path]:
+    """The files that a path means; a folder or glob of time series is one source and stays as it is."""
+    from hpc_brainage.cohorts.timeseries import is_timeseries
+
+    if path.is_file() or is_timeseries(path):
+        return [path]
+    if path.is_dir():
+        tables = [file for file in sorted(path.iterdir()) if is_table(file) or file.suffix == ".npz"]
+        return [file for file in tables if table_stem(file.name) != "participants"] or [path]
+    found = sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207 - any part of it may be a pattern
+    if not found:
+        raise CohortError("there is nothing at this path", where=path, expected=_KNOWN)
+    return found
+
+
+def _unknown(path: Path) -> CohortError:
+    if path.is_dir() and not any(path.iterdir()):
+        return CohortError("the folder is empty", where=path, expected=_KNOWN)
+    hint = None
+    if path.is_dir():
+        tables = [file for file in sorted(path.glob("participants.*")) if is_table(file)]
+        if tables:
+            hint = f"give {tables[0].name} itself, and the measurements with --add role=PATH"
+    return CohortError("what lies here is not recognised", where=path, expected=_KNOWN, hint=hint)
+
+
+def _check_measured(cohort: Cohort, source: Path, features: str | None) -> None:
+    if not len(cohort):
+        refused = cohort.account.refusals
+        raise CohortError(
+            f"none of the {len(refused)} scans can be used",
+            where=source,
+            hint=f"the first was refused because {refused[0].reason}" if refused else None,
+        )
+    names = [name for found in cohort.sources.values() for name in found.modality.features]
+    if features is not None and not matching_columns(names, features):
+        raise UsageError(
+            "no column that could be a measurement has such a name", where=f"--features {features}"
+        )
+    if not cohort.sources:
+        numbers = cohort.scans.select_dtypes("number").columns.drop("age")
+        shown = ", ".join(map(str, numbers[:8])) or "none"
+        raise CohortError(
+            "nothing here is known to be a measurement of a brain",
+            where=source,
+            expected="columns named like FreeSurfer's, CAT12's or a connectome's, or --add role=PATH",
+            hint=f"choose columns with --features 'GLOB'; number columns: {shown}",
+        )
+    if not any(found.present.any() for found in cohort.sources.values()):
+        raise CohortError("no scan has a measurement", where=source)

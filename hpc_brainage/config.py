@@ -1,0 +1,227 @@
+"""One TOML per run, read into frozen and strict settings.
+
+An unknown key is an error that names the nearest known one; nothing is ignored. What a user may set is
+what stands here, with its meaning; everything else (the DeepSpeed configuration, for one) is derived.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpc_brainage.errors import UsageError, nearest
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModalityConfig(_Section):
+    """One branch of the model: what feeds it and how it is encoded."""
+
+    use: bool = True
+    """Train on this role when the store has it."""
+    tables: tuple[str, ...] = ()
+    """Names of the store's modalities of this role; empty means all of its feature tables."""
+    components: int = Field(256, ge=0)
+    """Principal components kept by the front end, fitted on training people; 0 keeps the features."""
+    clip_sd: float = Field(5.0, gt=0)
+    """Standardised features are clipped to this many standard deviations."""
+    max_missing: float = Field(0.5, ge=0, lt=1)
+    """A feature missing in more than this share of the training people is not used."""
+    encoder: Literal["mlp", "sfcn"] = "mlp"
+    """`mlp` for feature tables, `sfcn` for one volume."""
+    hidden: tuple[int, ...] = (256, 128)
+    """Widths of the MLP's hidden layers, or channels of the SFCN's blocks."""
+
+
+class ModelConfig(_Section):
+    """Codes, heads and the discriminator."""
+
+    shared: int = Field(16, ge=1)
+    """Width of a modality's shared code."""
+    distinct: int = Field(16, ge=1)
+    """Width of a modality's distinct code."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout in encoders and the age regressor."""
+    regressor: tuple[int, ...] = (64,)
+    """Hidden widths of the age regressor."""
+    discriminator: tuple[int, ...] = (64, 64)
+    """Hidden widths of the discriminator of shared codes."""
+    linear_path: bool = True
+    """A linear path, starting at zero, from each modality's components to the age."""
+    sex: Literal["concat", "none"] = "concat"
+    """Whether sex is joined to the codes before the age regressor."""
+    prior_shared: Literal["adversarial", "kl", "both", "none"] = "adversarial"
+    """What holds the shared codes to N(0, I)."""
+    prior_distinct: Literal["kl", "none"] = "kl"
+    """What holds the distinct codes to N(0, I)."""
+
+
+class LossConfig(_Section):
+    """Weights of the terms; a term of weight 0 is not computed."""
+
+    age: float = Field(1.0, gt=0)
+    reconstruction: float = Field(1.0, ge=0)
+    cross: float = Field(1.0, ge=0)
+    kl: float = Field(1e-2, ge=0)
+    kl_warmup: float = Field(0.1, ge=0, le=1)
+    """Share of all steps over which the KL weight rises from 0."""
+    adversarial: float = Field(0.05, ge=0)
+    ratio: float = Field(0.1, ge=0)
+    ratio_kind: Literal["l2", "sq", "batch_sq", "log", "bounded"] = "sq"
+    """Form of the shared-distinct distance ratio."""
+    ratio_on: Literal["mu", "z"] = "mu"
+    """Distances between code means, or between sampled codes."""
+    age_form: Literal["l1", "mse"] = "l1"
+    """Absolute or squared error of the age."""
+    age_scale: Literal["years", "log"] = "log"
+    """Regress age, or its logarithm (after adding one year)."""
+
+
+class TrainingConfig(_Section):
+    """How the members are trained."""
+
+    folds: int = Field(5, ge=2)
+    """Cross-validation folds over people; each gives one member of the bundle."""
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(64, ge=2)
+    """Scans per step over all processes together."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    gradient_clipping: float = Field(0.0, ge=0)
+    """Largest norm of a step's gradient; 0 leaves gradients as they are."""
+    validation: float = Field(0.0, ge=0, lt=0.5)
+    """Share of a fold's training people held back to choose the best epoch; 0 trains to the end."""
+    patience: int = Field(10, ge=1)
+    """Epochs without a better validation error before training stops early."""
+    modality_training: Literal["subsets", "dropout", "none"] = "subsets"
+    """How the age is learned for people who lack a modality: from every subset of the modalities in
+    every step, from modalities dropped at random, or only as they come."""
+    drop_smri: float = Field(0.1, ge=0, lt=1)
+    """Chance that sMRI is dropped from a person who has both, with `modality_training = "dropout"`."""
+    drop_fmri: float = Field(0.3, ge=0, lt=1)
+    """Chance that fMRI is dropped from a person who has both, with `modality_training = "dropout"`."""
+    sex_dropout: float = Field(0.05, ge=0, lt=1)
+    """Chance that a person's sex is hidden in a step, so that an unknown sex can be scored."""
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage."""
+    bf16: bool = False
+    """Train in bfloat16; only where the device has it."""
+
+
+class RunConfig(_Section):
+    """Everything that decides what a training run computes."""
+
+    smri: ModalityConfig = ModalityConfig()
+    fmri: ModalityConfig = ModalityConfig(components=128)
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def modality(self, role: str) -> ModalityConfig:
+        return {"smri": self.smri, "fmri": self.fmri}[role]
+
+
+def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunConfig:
+    """Read a run's settings from a TOML file, then apply `section.key=value` settings on top.
+
+    Raises
+    ------
+    UsageError : the file is missing or no TOML, or a key or value is not known.
+    """
+    content: dict[str, Any] = {}
+    if path is not None:
+        content = read_toml(path)
+    for setting in settings:
+        _apply(content, setting)
+    return parse_config(content, where=path)
+
+
+def parse_config(content: dict[str, Any], where: object = None) -> RunConfig:
+    """Check the settings in `content`; `where` names their source in an error."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as problem:
+        raise _readable(problem, where) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        siblings = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise UsageError(
+            "the configuration file is not there", where=path, hint=nearest(path.name, siblings)
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as problem:
+        raise UsageError(f"not readable as TOML ({problem})", where=path) from None
+
+
+def to_toml(config: RunConfig) -> str:
+    """The resolved settings as TOML; `parse_config` of it gives the same settings."""
+    lines: list[str] = []
+    for section, values in config.model_dump().items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return repr(value)
+
+
+def _apply(content: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot or not name:
+        raise UsageError(
+            "a setting is not understood", where=f"--set {setting}", expected="--set section.key=value"
+        )
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = _literal(text.strip())
+    content.setdefault(section, {})[name] = value
+
+
+def _literal(text: str) -> Any:
+    """A value as a shell user writes it: `None`-free Python literals, or plain text without quotes."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _readable(problem: ValidationError, where: object) -> UsageError:
+    first = problem.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    setting = ".".join(path)
+    place = f"{setting} in {where}" if where else setting
+    if first["type"] == "extra_forbidden":
+        return UsageError(
+            "unknown setting", where=place, hint=nearest(path[-1], _known_keys(path[:-1]))
+        )
+    return UsageError(f"{first['msg'].lower()}, not {first['input']!r}", where=place)
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: Any = RunConfig
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,41 @@
+"""Errors of predicted ages.
+
+These functions take raw predictions. A prediction from which the age trend was removed *with the
+person's own age* contains the answer: whatever the model, it correlates with age at r >= 0.89 (Butler et
+al. 2021), so such ages have no place here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_brainage.model.bundle import Performance
+
+
+def performance(predicted: np.ndarray, age: np.ndarray) -> Performance:
+    """MAE, RMSE, R² and r in years over the people for whom there is a prediction.
+
+    R² is against the mean age of these very people; R² and r are None where they are not defined (fewer
+    than three people, or ages or predictions that do not vary).
+    """
+    known = np.isfinite(predicted) & np.isfinite(age)
+    p, y = predicted[known].astype(float), age[known].astype(float)
+    if not len(y):
+        return Performance(n=0, mae=float("nan"), rmse=float("nan"), r2=None, r=None)
+    error = p - y
+    spread = float(((y - y.mean()) ** 2).sum())
+    r2 = None if len(y) < 3 or spread == 0 else 1 - float((error**2).sum()) / spread
+    return Performance(
+        n=len(y),
+        mae=float(np.abs(error).mean()),
+        rmse=float(np.sqrt((error**2).mean())),
+        r2=r2,
+        r=correlation(p, y),
+    )
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson's r, or None where it is not defined."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,99 @@
+"""Durable files: what is on disk is whole, or it is not there.
+
+A file is written under a temporary name in its own directory, flushed to the device and renamed.
+Killing the process at any moment leaves the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hpc_brainage.errors import BrainAgeError
+
+_BLOCK = 1 << 20
+
+
+def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write` with an open binary file, then make it appear at `path` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write_durably(path, lambda file: file.write(content))
+
+
+def write_text(path: Path, content: str) -> None:
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as readable JSON; NaN is refused, since it is no JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[BrainAgeError] = BrainAgeError) -> Any:
+    """Parse a JSON file; `error` is raised, naming the file, if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise error("a file is missing", where=path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"not readable as JSON ({problem})", where=path) from None
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory entry, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems do not sync directories; the rename still holds
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(content: Any) -> str:
+    """Hash of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory so that a reader never meets half of it: rename first, then delete."""
+    if not path.exists():
+        return
+    doomed = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    os.replace(path, doomed / path.name)
+    shutil.rmtree(doomed)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,1 @@
+"""The objective: every term of the SA-AVAE's loss."""

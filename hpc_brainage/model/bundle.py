@@ -1,0 +1,220 @@
+"""The model bundle: a folder that holds everything scoring needs, and nothing that can run.
+
+`model.safetensors` has the arrays of every member, `model.json` everything else (`ModelInfo`), and
+`MODEL_CARD.md` says it in words. `docs/model-bundle.md` is the format's description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from hpc_brainage.config import RunConfig
+from hpc_brainage.errors import ModelError
+from hpc_brainage.files import (
+    read_json,
+    remove_tree,
+    sha256_of_file,
+    sync_directory,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from hpc_brainage.model.card import model_card
+from hpc_brainage.model.member import Member
+
+FORMAT = "hpc_brainage.model"
+FORMAT_VERSION = 1
+WEIGHTS, INFO, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingPeople(_Record):
+    """Who the members were trained on, as far as a scorer must know."""
+
+    people: int
+    scans: int
+    age_min: float
+    age_max: float
+    age_mean: float
+    age_sd: float
+    sexes: dict[str, int]
+    sites: dict[str, int]
+    with_modality: dict[str, int]
+    where: str | None
+    store: str
+    store_sha256: str
+
+
+class Performance(_Record):
+    """Errors on held-out people, in years; never of bias-corrected ages."""
+
+    n: int
+    mae: float
+    rmse: float
+    r2: float | None
+    r: float | None
+
+
+class Evidence(_Record):
+    """Cross-validated errors of the model and of the simple predictors on the same folds."""
+
+    folds: int
+    model: Performance
+    by_available: dict[str, Performance] = Field(default_factory=dict)
+    """The model, by which modalities a person has ("smri+fmri", "smri", ...)."""
+    mean_predictor: Performance
+    ridge: Performance
+
+
+class BiasLine(_Record):
+    """Least-squares line through held-out predictions: predicted = intercept + slope * age (years)."""
+
+    intercept: float
+    slope: float
+    n: int
+    r: float | None
+    """Correlation of the raw gap with age among the held-out people."""
+
+
+class ModelInfo(_Record):
+    """Everything about a model but its arrays."""
+
+    format: Literal["hpc_brainage.model"] = "hpc_brainage.model"
+    format_version: int = FORMAT_VERSION
+    name: str
+    config: RunConfig
+    members: tuple[dict[str, Any], ...]
+    features: dict[str, tuple[str, ...]]
+    """By role, the names of all features that any member takes."""
+    volumes: dict[str, tuple[int, ...]]
+    """By role, the grid of the volume that the members take."""
+    training: TrainingPeople
+    salt: str
+    seen: dict[str, int]
+    """Salted hash of each training participant -> the member (fold) that did not see them."""
+    software: dict[str, str]
+    evidence: Evidence | None = None
+    bias: BiasLine | None = None
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Members and what is known about them."""
+
+    info: ModelInfo
+    members: tuple[Member, ...]
+    sha256: str = ""
+    """Hash of model.json, which holds the hash of the weights; empty before the bundle was saved."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.members[0].roles
+
+    def member_that_never_saw(self, participant_ids: Sequence[str]) -> np.ndarray:
+        """For each person the member whose training left them out, or -1 for people unknown to all."""
+        hashes = [person_hash(person, self.info.salt) for person in participant_ids]
+        return np.array([self.info.seen.get(h, -1) for h in hashes], dtype=np.int64)
+
+
+def person_hash(participant_id: str, salt: str) -> str:
+    """A participant's mark in a bundle; the identifier itself is not given away with the model."""
+    return hashlib.sha256(f"{salt}:{participant_id}".encode()).hexdigest()[:16]
+
+
+def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bundle:
+    """Write a bundle as a whole; an older one at the same place is replaced only when it is complete."""
+    arrays = {
+        f"{index}.{name}": tensor.detach().cpu().contiguous()
+        for index, member in enumerate(members)
+        for name, tensor in member.state_dict().items()
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    weights = save(arrays)
+    info = info.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    write_bytes(fresh / WEIGHTS, weights)
+    write_text(fresh / CARD, model_card(info))
+    write_json(fresh / INFO, info.model_dump(mode="json"))
+    fresh.chmod(0o755)
+    remove_tree(folder)
+    os.replace(fresh, folder)
+    sync_directory(folder.parent)
+    return Bundle(info, tuple(members), sha256_of_file(folder / INFO))
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """The description of a bundle, without its arrays.
+
+    Raises
+    ------
+    ModelError : not a bundle, of a newer format, or damaged.
+    """
+    if not (folder / INFO).is_file():
+        raise ModelError(
+            "this is not a model bundle",
+            where=folder,
+            expected=f"a folder with {INFO} and {WEIGHTS}, as `brainage train` makes",
+        )
+    record = read_json(folder / INFO, ModelError)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ModelError("this is not a model bundle of hpc_brainage", where=folder / INFO)
+    version = record.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelError(
+            f"the model's format version {version} is newer than {FORMAT_VERSION}",
+            where=folder / INFO,
+            hint="update hpc-brainage",
+        )
+    try:
+        return ModelInfo.model_validate(record)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ModelError(
+            f"the model's description is damaged at {place}", where=folder / INFO
+        ) from None
+
+
+def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
+    """Load a bundle and check its weights against the hash in its description.
+
+    Raises
+    ------
+    ModelError : not a bundle, of a newer format, or its files do not belong together.
+    """
+    info = read_info(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file() or sha256_of_file(weights) != info.weights_sha256:
+        raise ModelError(
+            "the weights are not those that the description speaks of",
+            where=weights,
+            hint="copy the bundle again, both files together",
+        )
+    try:
+        arrays = load_file(weights, device=str(device))
+        members = []
+        for index, record in enumerate(info.members):
+            member = Member.from_record(record, info.config).to(device)
+            prefix = f"{index}."
+            own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            member.load_state_dict(own, strict=True)
+            members.append(member.eval())
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as problem:
+        raise ModelError(f"the weights do not fit the description ({problem})", where=folder) from None
+    return Bundle(info, tuple(members), sha256_of_file(folder / INFO))

@@ -1,0 +1,86 @@
+"""The model card: what a bundle is, for a reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpc_brainage.model.bundle import ModelInfo, Performance
+
+
+def model_card(info: ModelInfo) -> str:
+    """A bundle's MODEL_CARD.md."""
+    people = info.training
+    lines = [
+        f"# {info.name}",
+        "",
+        "A brain-age model: a Sex-Aware Adversarial Variational Autoencoder (after arXiv 2412.05632),",
+        f"{len(info.members)} members, one for each cross-validation fold.",
+        "**For research. Not a diagnostic device.**",
+        "",
+        "## Trained on",
+        f"- {people.scans} scans of {people.people} people of the store `{people.store}`"
+        + (f", chosen by `{people.where}`" if people.where else ""),
+        f"- age {people.age_min:.1f} to {people.age_max:.1f} years"
+        f" (mean {people.age_mean:.1f}, SD {people.age_sd:.1f})",
+        f"- sex: {_counts(people.sexes)}; sites: {len(people.sites)}",
+        f"- scans with each modality: {_counts(people.with_modality)}",
+        f"- store hash `{people.store_sha256}`",
+        "",
+        "## Takes",
+    ]
+    lines += [
+        f"- {role}: {len(names)} features, found by name" for role, names in info.features.items()
+    ]
+    lines += [f"- {role}: volumes of {' x '.join(map(str, g))}" for role, g in info.volumes.items()]
+    lines += ["", "## Held-out error", ""]
+    if info.evidence is None:
+        lines.append("Not measured.")
+    else:
+        evidence = info.evidence
+        lines += [
+            f"{evidence.folds}-fold cross-validation over people, uncorrected predictions, years:",
+            "",
+            "| predictor | n | MAE | RMSE | R² | r |",
+            "|---|---|---|---|---|---|",
+            _row("this model", evidence.model),
+            *(
+                _row(f"this model, people with {name}", performance)
+                for name, performance in evidence.by_available.items()
+            ),
+            _row("ridge on the same features", evidence.ridge),
+            _row("predicting the mean age", evidence.mean_predictor),
+        ]
+    lines += ["", "## Age bias", ""]
+    if info.bias is None:
+        lines.append("Not fitted: scores carry the raw gap only.")
+    else:
+        lines.append(
+            f"Held-out predictions follow {info.bias.intercept:.2f} + {info.bias.slope:.3f} x age"
+            f" ({info.bias.n} people); `bag_corrected` takes this trend out of the gap."
+            " Corrected ages use the chronological age and must never be reported as accuracy."
+        )
+    lines += [
+        "",
+        "## Limits",
+        "- Outside the ages above, and for scanners unlike these sites', errors are larger and unknown.",
+        "- Features must come from the same software and atlas as in training.",
+        "",
+        f"Software: {', '.join(f'{name} {version}' for name, version in info.software.items())}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _row(name: str, performance: Performance) -> str:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    return (
+        f"| {name} | {performance.n} | {number(performance.mae)} | {number(performance.rmse)} |"
+        f" {number(performance.r2)} | {number(performance.r)} |"
+    )

@@ -1,0 +1,148 @@
+"""The front end: from the features a cohort has to the components a network sees.
+
+A feature table comes with missing values, with measures on scales from 1e-3 to 1e6, and with many more
+columns than people. The front end selects, imputes, standardises, clips and projects. It is fitted on
+the training people of one fold and nobody else, and it is part of the model: its arrays are saved with
+the weights, and a feature is found by its name.
+
+The projection is a principal component analysis without whitening: a leading component keeps its larger
+variance, and all components are divided by one number, so that their mean square is 1 over the training
+people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpc_brainage.errors import ModelError
+
+_CONSTANT = 1e-12
+
+
+class FrontEnd(nn.Module):
+    """Select, impute, standardise, clip and project features.
+
+    Buffers (F features used, P components): `median_F`, `mean_F`, `sd_F`, `basis_FP` (orthonormal columns;
+    absent if the features are used as they are) and `scale`.
+    """
+
+    median_F: torch.Tensor
+    mean_F: torch.Tensor
+    sd_F: torch.Tensor
+    basis_FP: torch.Tensor
+    center_F: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, features: Sequence[str], components: int, clip_sd: float) -> None:
+        """An unfitted front end over `features` (names, in the order in which columns will come)."""
+        super().__init__()
+        self.features = tuple(features)
+        self.components = components
+        self.clip_sd = clip_sd
+        width = len(self.features)
+        for name in ("median_F", "mean_F", "sd_F", "center_F"):
+            self.register_buffer(name, torch.zeros(width))
+        self.register_buffer("basis_FP", torch.zeros(width, components))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def width(self) -> int:
+        """How many numbers come out for a scan."""
+        return self.components or len(self.features)
+
+    def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
+        """Components of shape (scans, width); NaN features take the training median."""
+        filled = torch.where(torch.isnan(x_BF), self.median_F, x_BF)
+        standard = ((filled - self.mean_F) / self.sd_F).clamp(-self.clip_sd, self.clip_sd)
+        centred = standard - self.center_F
+        projected = centred @ self.basis_FP if self.components else centred
+        return projected / self.scale
+
+    def inverse(self, components_BP: torch.Tensor) -> torch.Tensor:
+        """Features of shape (scans, F), in their own units, that the components stand for."""
+        spread = components_BP * self.scale
+        centred = spread @ self.basis_FP.T if self.components else spread
+        return (centred + self.center_F) * self.sd_F + self.mean_F
+
+
+def fit_front_end(
+    x_NF: np.ndarray,
+    features: Sequence[str],
+    *,
+    components: int,
+    clip_sd: float,
+    max_missing: float,
+) -> FrontEnd:
+    """Fit a front end on the people of one training fold.
+
+    Parameters
+    ----------
+    x_NF : float array of shape (people, features); NaN where a feature is missing.
+    features : names of the columns.
+    components : principal components to keep, at most people - 1 and features; 0 keeps the features.
+    clip_sd : standard deviations at which standardised features are clipped.
+    max_missing : features missing in a larger share of these people are left out, and so are constants.
+
+    Raises
+    ------
+    ModelError : no feature is left, or fewer than two people.
+    """
+    x = np.asarray(x_NF, dtype=np.float64)
+    if len(x) < 2:
+        raise ModelError("too few people to fit a front end", expected="at least two training people")
+    with np.errstate(invalid="ignore"):
+        missing = np.isnan(x).mean(axis=0)
+    usable = missing <= max_missing
+    x = x[:, usable]
+    if x.shape[1]:
+        median = np.nanmedian(x, axis=0)
+        x = np.where(np.isnan(x), median, x)
+        mean, sd = x.mean(axis=0), x.std(axis=0)
+        varies = sd > _CONSTANT * np.maximum(1.0, np.abs(mean))
+        x, median, mean, sd = x[:, varies], median[varies], mean[varies], sd[varies]
+    if not x.shape[1]:
+        raise ModelError(
+            "no usable feature is left",
+            expected=f"features that vary and are present in {1 - max_missing:.0%} of the training people",
+            hint="look at the store with `brainage inspect`",
+        )
+    used = [features[i] for i in np.flatnonzero(usable)[varies]]
+    standard = np.clip((x - mean) / sd, -clip_sd, clip_sd)
+    center = standard.mean(axis=0)
+    centred = standard - center
+
+    kept = min(components, len(x) - 1, x.shape[1])
+    front_end = FrontEnd(used, kept, clip_sd)
+    if kept:
+        basis, variance = _principal_components(centred, kept)
+        front_end.basis_FP.copy_(torch.from_numpy(basis))
+        front_end.scale.fill_(float(np.sqrt(variance.mean())))
+    front_end.median_F.copy_(torch.from_numpy(median))
+    front_end.mean_F.copy_(torch.from_numpy(mean))
+    front_end.sd_F.copy_(torch.from_numpy(sd))
+    front_end.center_F.copy_(torch.from_numpy(center))
+    return front_end
+
+
+def _principal_components(centred_NF: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """Leading eigenvectors (F, kept) and their variances, from the smaller of the two Gram matrices.
+
+    A component's sign is arbitrary; the largest loading is made positive, so that a fit can be repeated.
+    """
+    people, width = centred_NF.shape
+    if width <= people:
+        values, vectors = np.linalg.eigh(centred_NF.T @ centred_NF)
+        basis = vectors[:, ::-1][:, :kept]
+        values = values[::-1][:kept]
+    else:
+        values, vectors = np.linalg.eigh(centred_NF @ centred_NF.T)
+        values = values[::-1][:kept]
+        basis = centred_NF.T @ vectors[:, ::-1][:, :kept]
+        basis /= np.linalg.norm(basis, axis=0)
+    largest = np.abs(basis).argmax(axis=0)
+    basis = basis * np.sign(basis[largest, np.arange(kept)])
+    return basis, np.maximum(values, 0) / people

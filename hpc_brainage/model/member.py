@@ -1,0 +1,176 @@
+"""One trained model with everything that stands before and after its network.
+
+A bundle holds several members, one for each fold. A member takes features in their own units and gives
+ages in years.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpc_brainage.config import RunConfig
+from hpc_brainage.model.age_scale import AgeScale
+from hpc_brainage.model.front_end import FrontEnd
+from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
+
+LEAST_KNOWN_SHARE = 0.5
+"""A scan that lacks more than this share of a role's features counts as lacking the role."""
+
+
+class VolumeScaler(nn.Module):
+    """Brings volumes to zero mean and unit variance over the training people's voxels."""
+
+    mean: torch.Tensor
+    sd: torch.Tensor
+
+    def __init__(self, grid: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("sd", torch.ones(()))
+
+    def forward(self, x_BXYZ: torch.Tensor) -> torch.Tensor:
+        return (x_BXYZ - self.mean) / self.sd
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a member says of B scans, in years; NaN where it was not computed.
+
+    Attributes
+    ----------
+    age : (B,) from all modalities the scan has; for an unknown sex the mean over both.
+    age_by_role : by role, (B,) from that modality alone.
+    age_other_sex : (B,) had the person been of the other sex; NaN for an unknown sex.
+    imputed : by role, (B,) features that were missing and took the training median.
+    """
+
+    age: torch.Tensor
+    age_by_role: dict[str, torch.Tensor]
+    age_other_sex: torch.Tensor
+    imputed: dict[str, torch.Tensor]
+
+
+class Member(nn.Module):
+    """Front ends, network and age scale of one model."""
+
+    def __init__(
+        self, front_ends: Mapping[str, FrontEnd | VolumeScaler], age_scale: AgeScale, config: RunConfig
+    ) -> None:
+        super().__init__()
+        self.front_ends = nn.ModuleDict(front_ends)
+        self.age_scale = age_scale
+        self.config = config
+        branches = {role: _branch(front_end, config, role) for role, front_end in front_ends.items()}
+        self.network = SAAVAE(branches, config.model)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.network.roles
+
+    def features(self, role: str) -> tuple[str, ...]:
+        """Names of the features that the role's front end takes; none for a volume."""
+        front_end = self.front_ends[role]
+        return front_end.features if isinstance(front_end, FrontEnd) else ()
+
+    def prepare(
+        self, x: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Network inputs, presence and imputed counts from features in their own units."""
+        inputs, here, imputed = {}, {}, {}
+        for role in self.roles:
+            inputs[role], here[role], imputed[role] = self.prepare_role(role, x[role], present[role])
+        return inputs, here, imputed
+
+    @torch.no_grad()
+    def prepare_role(
+        self, role: str, x: torch.Tensor, present_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`prepare` for one role: input, presence and imputed count of each scan."""
+        front_end = self.front_ends[role]
+        if not isinstance(front_end, FrontEnd):
+            return front_end(x), present_B, torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        missing = torch.isnan(x).sum(dim=1)
+        known = 1 - missing / len(front_end.features)
+        here = present_B & (known >= LEAST_KNOWN_SHARE)
+        return front_end(x), here, torch.where(here, missing, torch.zeros_like(missing))
+
+    @torch.no_grad()
+    def predict(
+        self, x: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor], sex: torch.Tensor
+    ) -> Prediction:
+        """Ages in years, from the codes' means; the caller has put the member into `eval()`.
+
+        Parameters
+        ----------
+        x : by role, (B, features of this member) with NaN where missing, or volumes (B, X, Y, Z).
+        present : by role, bool (B,).
+        sex : (B,) 0 for F, 1 for M, -1 for unknown.
+        """
+        inputs, here, imputed = self.prepare(x, present)
+        codes = self.network.encode(inputs, here)
+
+        def years(seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor) -> torch.Tensor:
+            t = self.network.regress(codes, inputs, seen, as_sex)
+            anything = torch.stack(list(seen.values())).any(dim=0)
+            age = self.age_scale.to_years(t.double())
+            return torch.where(anything, age, torch.full_like(age, torch.nan))
+
+        def averaged(seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            known = years(seen, sex)
+            if not (sex < 0).any():
+                return known
+            both = 0.5 * (years(seen, torch.zeros_like(sex)) + years(seen, torch.ones_like(sex)))
+            return torch.where(sex < 0, both, known)
+
+        nobody = torch.zeros_like(sex, dtype=torch.bool)
+        by_role = {
+            role: averaged({other: here[other] if other == role else nobody for other in self.roles})
+            for role in self.roles
+        }
+        other_sex = years(here, torch.where(sex < 0, sex, 1 - sex))
+        other_sex = torch.where(sex < 0, torch.full_like(other_sex, torch.nan), other_sex)
+        return Prediction(averaged(here), by_role, other_sex, imputed)
+
+    def describe(self) -> dict[str, Any]:
+        """What `from_record` needs, beside the weights, to build the same member."""
+        front_ends: dict[str, Any] = {}
+        for role, front_end in self.front_ends.items():
+            if isinstance(front_end, FrontEnd):
+                front_ends[role] = {
+                    "kind": "features",
+                    "features": list(front_end.features),
+                    "components": front_end.components,
+                    "clip_sd": front_end.clip_sd,
+                }
+            else:
+                assert isinstance(front_end, VolumeScaler)
+                front_ends[role] = {"kind": "volume", "grid": list(front_end.grid)}
+        scale = self.age_scale
+        return {
+            "front_ends": front_ends,
+            "age_scale": {"kind": scale.kind, "center": scale.center, "spread": scale.spread},
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], config: RunConfig) -> Member:
+        front_ends: dict[str, FrontEnd | VolumeScaler] = {}
+        for role, spec in record["front_ends"].items():
+            if spec["kind"] == "features":
+                front_ends[role] = FrontEnd(spec["features"], spec["components"], spec["clip_sd"])
+            else:
+                x, y, z = spec["grid"]
+                front_ends[role] = VolumeScaler((x, y, z))
+        return cls(front_ends, AgeScale(**record["age_scale"]), config)
+
+
+def _branch(front_end: FrontEnd | VolumeScaler, config: RunConfig, role: str) -> BranchSpec:
+    settings = config.modality(role)
+    if isinstance(front_end, FrontEnd):
+        return BranchSpec("mlp", settings.hidden, components=front_end.width)
+    return BranchSpec("sfcn", settings.hidden, grid=front_end.grid)

@@ -1,0 +1,91 @@
+"""What a scan is: its identity, what is known about the person, and which scans are meant.
+
+Cohorts, stores and score tables hold the same table of scans, a `pandas.DataFrame` with one row per
+scan and the columns of `SCAN_COLUMNS` first, then whatever else the cohort knew:
+
+================  =======  ==========================================================
+column            type     meaning
+================  =======  ==========================================================
+`participant_id`  text     who; always text (OpenBHB's are 12 digits), no `sub-`
+`session_id`      text     which visit, no `ses-`; "" where the cohort has only one
+`run`             text     which repetition, no `run-`; "" where there is only one
+`age`             float64  years at the scan; NaN where unknown
+`sex`             text     "F", "M", or "U" where unknown
+`site`            text     scanner or centre; "" where unknown
+`split`           text     the cohort's own split ("train", "internal_test", ...) or ""
+`diagnosis`       text     the cohort's own word for it, or ""
+================  =======  ==========================================================
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.errors import UsageError, nearest
+
+IDENTITY = ("participant_id", "session_id", "run")
+SCAN_COLUMNS = (*IDENTITY, "age", "sex", "site", "split", "diagnosis")
+SEXES = ("F", "M", "U")
+
+
+def scan_name(participant_id: str, session_id: str = "", run: str = "") -> str:
+    """The BIDS spelling of an identity: `sub-01_ses-2_run-1`."""
+    name = f"sub-{participant_id}"
+    if session_id:
+        name += f"_ses-{session_id}"
+    if run:
+        name += f"_run-{run}"
+    return name
+
+
+def scan_names(scans: pd.DataFrame) -> list[str]:
+    """The identities of a scan table in its own order."""
+    return [scan_name(*row) for row in scans[list(IDENTITY)].itertuples(index=False, name=None)]
+
+
+def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
+    """Rows for which the expression `where` holds, as a boolean array of shape (scans,).
+
+    `where` is written in terms of the columns, as in `"dx == 'TC' and age >= 18"`; a row whose value
+    is unknown does not match a comparison. `None` selects every row.
+
+    Raises
+    ------
+    UsageError : the expression is not understood, names an unknown column, or selects nothing.
+    """
+    if where is None:
+        return np.ones(len(scans), dtype=bool)
+    if "@" in where or "__" in where:
+        raise UsageError("a selection may only name columns and values", where=f"--where {where!r}")
+    try:
+        chosen = scans.eval(where, engine="python", local_dict={}, global_dict={})
+    except Exception as problem:
+        unknown = re.search(r"name '(\w+)' is not defined", str(problem))
+        hint = (
+            nearest(unknown.group(1), scans.columns)
+            if unknown
+            else f"columns: {', '.join(map(str, scans.columns))}"
+        )
+        raise UsageError(
+            f"the selection is not understood ({problem})",
+            where=f"--where {where!r}",
+            expected="a comparison of columns, as in \"diagnosis == 'TC' and age >= 18\"",
+            hint=hint,
+        ) from None
+    chosen = np.asarray(chosen)
+    if chosen.shape != (len(scans),) or chosen.dtype != bool:
+        raise UsageError(
+            "the selection does not say yes or no for each scan",
+            where=f"--where {where!r}",
+            expected="a comparison, as in \"site == 'NYU'\"",
+        )
+    if len(scans) and not chosen.any():
+        raise UsageError(
+            f"the selection matches none of the {len(scans)} scans",
+            where=f"--where {where!r}",
+            hint="look at the values with `brainage inspect`",
+        )
+    return chosen

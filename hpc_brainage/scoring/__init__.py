@@ -1,0 +1,1 @@
+"""From a model bundle and a store to a score table."""

@@ -1,0 +1,98 @@
+"""Where a model meets a store: features are matched by name, never by position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_brainage.errors import ModelError
+from hpc_brainage.model.bundle import ModelInfo
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.role_table import RoleTable, role_volume
+
+LEAST_SHARED = 0.5
+"""A store that has less than this share of a model's features of a role does not fit the model."""
+
+
+@dataclass(frozen=True)
+class RoleMatch:
+    """How a role of the model is served by the store.
+
+    Attributes
+    ----------
+    present : bool (scans,), which scans of the store have the role.
+    columns : for features, the store column of each of the model's features, -1 where it has none.
+    missing : the model's features that the store lacks; they take the training median.
+    ignored : how many features the store has and the model does not take.
+    volume : for a volume, its key in the store.
+    """
+
+    role: str
+    present: np.ndarray
+    columns: np.ndarray
+    missing: tuple[str, ...]
+    ignored: int
+    table: RoleTable | None
+    volume: str | None = None
+
+
+def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:
+    """Match every role of the model with what the store has; a role may be absent altogether.
+
+    Raises
+    ------
+    ModelError : the store has a role, but too few of the features that the model takes; or it has none
+        of the model's roles.
+    """
+    matches: dict[str, RoleMatch] = {}
+    for role, features in info.features.items():
+        matches[role] = _match_features(store, role, features)
+    for role, grid in info.volumes.items():
+        matches[role] = _match_volume(store, role, grid, info)
+    if not any(match.present.any() for match in matches.values()):
+        raise ModelError(
+            "the store has none of the modalities that the model takes",
+            where=store.path,
+            expected=" or ".join(matches),
+            hint="look at the store with `brainage inspect`",
+        )
+    return matches
+
+
+def _match_features(store: Store, role: str, features: tuple[str, ...]) -> RoleMatch:
+    table = RoleTable(store, role)
+    place = {name: index for index, name in enumerate(table.names)}
+    columns = np.array([place.get(name, -1) for name in features], dtype=np.int64)
+    missing = tuple(name for name in features if name not in place)
+    if table.modalities and len(missing) > (1 - LEAST_SHARED) * len(features):
+        raise ModelError(
+            f"the store has {len(features) - len(missing)} of the {len(features)} {role} features that"
+            " the model takes",
+            where=store.path,
+            expected=f"at least {LEAST_SHARED:.0%} of them, by name: {_some(features)}",
+            hint=f"the store has {_some(table.names)}; convert the cohort with the atlas and software that"
+            f" the model was trained on, or make a store without {role}",
+        )
+    ignored = len(table.names) - (len(features) - len(missing))
+    return RoleMatch(role, table.present, columns, missing, ignored, table)
+
+
+def _match_volume(store: Store, role: str, grid: tuple[int, ...], info: ModelInfo) -> RoleMatch:
+    tables = info.config.modality(role).tables
+    has_it = any(m.role == role and m.name in tables for m in store.modalities.values())
+    volume = role_volume(store, role, tables) if has_it else None
+    if volume is None:
+        absent = np.zeros(store.n_scans, dtype=bool)
+        return RoleMatch(role, absent, np.empty(0, dtype=np.int64), (), 0, None)
+    if volume.shape != grid:
+        raise ModelError(
+            f"the store's {volume.key} has grid {volume.shape}", where=store.path, expected=str(grid)
+        )
+    return RoleMatch(
+        role, store.present(volume.key), np.empty(0, dtype=np.int64), (), 0, None, volume.key
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

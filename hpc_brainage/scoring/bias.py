@@ -1,0 +1,41 @@
+"""The age bias of a brain-age gap, and taking it out.
+
+Predictions regress to the mean: the young come out too old and the old too young, so the raw gap falls
+with age. With the line ŷ ≈ a + b y fitted on held-out predictions of the training cohort, the corrected
+gap is Δ - (a + (b - 1) y). This is the correction of Beheshti et al. (2019), which is algebraically the
+one of de Lange and Cole (2020).
+
+The line never comes from the people who are scored: there, it would take out the very effect that a
+study looks for. The raw gap is always kept beside the corrected one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_brainage.model.bundle import BiasLine
+
+METHOD = "beheshti"
+FEWEST_PEOPLE = 20
+WEAK_SLOPE = 0.3
+"""Below this slope the predictions hardly follow age, and no correction makes them a brain age."""
+
+
+def fit_bias_line(*, age: np.ndarray, predicted: np.ndarray) -> BiasLine | None:
+    """The least-squares line of held-out predictions on age, both in years.
+
+    Returns None for fewer than 20 people or if their ages do not vary: then there is nothing to fit.
+    """
+    known = np.isfinite(age) & np.isfinite(predicted)
+    y, p = age[known], predicted[known]
+    if len(y) < FEWEST_PEOPLE or np.ptp(y) == 0:
+        return None
+    slope, intercept = np.polyfit(y, p, 1)
+    gap = p - y
+    r = float(np.corrcoef(gap, y)[0, 1]) if np.ptp(gap) > 0 else None
+    return BiasLine(intercept=float(intercept), slope=float(slope), n=len(y), r=r)
+
+
+def correct_gap(gap: np.ndarray, age: np.ndarray, line: BiasLine) -> np.ndarray:
+    """The gap without the line's trend in age, years."""
+    return gap - (line.intercept + (line.slope - 1.0) * age)

@@ -1,0 +1,187 @@
+"""Scoring some scans of a store with a bundle: the work of one task, on one worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hpc_brainage.errors import BrainAgeError
+from hpc_brainage.model.bundle import Bundle
+from hpc_brainage.model.member import LEAST_KNOWN_SHARE, Member
+from hpc_brainage.scans import SCAN_COLUMNS
+from hpc_brainage.scoring import bias
+from hpc_brainage.scoring.alignment import RoleMatch
+from hpc_brainage.scoring.table import SCHEMA
+from hpc_brainage.store.reader import Store
+
+SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
+_ROLES = ("smri", "fmri")
+_YEARS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only", "brain_age_other_sex")
+IMPLAUSIBLE_YEARS = (0.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A bundle matched with a store, ready to score any of its rows."""
+
+    bundle: Bundle
+    store: Store
+    matches: dict[str, RoleMatch]
+    software: str
+
+    def score(self, rows: np.ndarray) -> pd.DataFrame:
+        """Score table rows (see `SCHEMA`) for the store rows `rows`, in their order.
+
+        A scan that cannot be read fails alone: its row says why, and the others are scored.
+        """
+        table = self._empty(rows)
+        try:
+            self._fill(table, rows, np.arange(len(rows)))
+        except BrainAgeError:
+            for place in range(len(rows)):
+                try:
+                    self._fill(table, rows[place : place + 1], np.array([place]))
+                except BrainAgeError as problem:
+                    table.loc[place, "status"] = "failed"
+                    table.loc[place, "reason"] = problem.what
+        return self._finish(table)
+
+    def _empty(self, rows: np.ndarray) -> pd.DataFrame:
+        scans = self.store.scans.iloc[rows].reset_index(drop=True)
+        table = scans.reindex(columns=[c for c in SCHEMA if c in SCAN_COLUMNS])
+        n = len(rows)
+        table["status"], table["reason"], table["flags"] = "missing", "", ""
+        for column in (*_YEARS, "bag", "bag_corrected", "brain_age_sd_members"):
+            table[column] = np.nan
+        for role in _ROLES:
+            table[f"has_{role}"], table[f"imputed_{role}"] = False, 0
+        table["members_used"] = 0
+        unseen_by = self.bundle.member_that_never_saw(scans["participant_id"].tolist())
+        table["held_out"] = unseen_by >= 0
+        table["_member"] = unseen_by
+        line = self.bundle.info.bias
+        table["bias_method"] = bias.METHOD if line else "none"
+        table["bias_fit"] = "held-out training cohort" if line else ""
+        people = self.bundle.info.training
+        in_range = scans["age"].between(people.age_min, people.age_max).astype("boolean")
+        table["age_in_training_range"] = in_range.mask(scans["age"].isna())
+        table["site_seen"] = scans["site"].isin(list(people.sites)) & (scans["site"] != "")
+        table["model"], table["model_sha256"] = self.bundle.info.name, self.bundle.sha256
+        table["store_sha256"], table["software"] = self.store.content_sha256, self.software
+        extras = scans.drop(
+            columns=[c for c in scans.columns if c in table.columns or c in SCAN_COLUMNS]
+        )
+        assert len(table) == n
+        return pd.concat([table[[c for c in SCHEMA if c in table] + ["_member"]], extras], axis=1)
+
+    def _fill(self, table: pd.DataFrame, rows: np.ndarray, places: np.ndarray) -> None:
+        """Predict `rows` and write the results into `places` of the table."""
+        x, present = self._read(rows)
+        device = next(self.bundle.members[0].parameters()).device
+        sex = torch.from_numpy(
+            self.store.scans["sex"].iloc[rows].map(SEX_NUMBERS).to_numpy(dtype=np.int64)
+        ).to(device)
+        never_saw = table["_member"].to_numpy()[places]
+        members = self.bundle.members
+        sums = {column: np.zeros(len(rows)) for column in _YEARS}
+        squares, used = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        imputed = {role: np.zeros(len(rows)) for role in _ROLES}
+        has = {role: np.zeros(len(rows), dtype=bool) for role in _ROLES}
+        for index, member in enumerate(members):
+            mine = np.flatnonzero((never_saw < 0) | (never_saw == index))
+            if not len(mine):
+                continue
+            taken = torch.from_numpy(mine).to(device)
+            inputs = {
+                role: _for_member(self.bundle, member, role, value)[taken] for role, value in x.items()
+            }
+            here = {role: mask[taken] for role, mask in present.items()}
+            predicted = member.predict(inputs, here, sex[taken])
+            years = {"brain_age": predicted.age, "brain_age_other_sex": predicted.age_other_sex}
+            years |= {f"brain_age_{role}_only": age for role, age in predicted.age_by_role.items()}
+            for column, value in years.items():
+                sums[column][mine] += value.cpu().numpy()
+            for column in set(_YEARS) - set(years):
+                sums[column][mine] = np.nan
+            squares[mine] += predicted.age.cpu().numpy() ** 2
+            used[mine] += 1
+            for role in member.roles:
+                count = predicted.imputed[role].cpu().numpy()
+                imputed[role][mine] = np.maximum(imputed[role][mine], count)
+                has[role][mine] |= ~np.isnan(predicted.age_by_role[role].cpu().numpy())
+        with np.errstate(invalid="ignore"):
+            for column in _YEARS:
+                table.loc[places, column] = sums[column] / used
+            mean = sums["brain_age"] / used
+            variance = np.maximum(squares / used - mean**2, 0) * used / np.maximum(used - 1, 1)
+        table.loc[places, "brain_age_sd_members"] = np.where(used > 1, np.sqrt(variance), np.nan)
+        table.loc[places, "members_used"] = used
+        for role in _ROLES:
+            table.loc[places, f"has_{role}"] = has[role]
+            table.loc[places, f"imputed_{role}"] = imputed[role].astype(np.int64)
+        scored = np.isfinite(mean)
+        table.loc[places, "status"] = np.where(scored, "scored", "missing")
+        table.loc[places, "reason"] = np.where(scored, "", self._why_missing())
+
+    def _read(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Inputs in the bundle's feature order, and presence, on the members' device."""
+        device = next(self.bundle.members[0].parameters()).device
+        x, present = {}, {}
+        for role, match in self.matches.items():
+            here = match.present[rows]
+            if match.table is not None:
+                wide = np.full((len(rows), len(match.columns)), np.nan, dtype=np.float32)
+                found = match.columns >= 0
+                if here.any():
+                    wide[:, found] = match.table.read(rows)[:, match.columns[found]]
+                x[role] = torch.from_numpy(wide).to(device)
+            else:
+                grid = self.bundle.info.volumes[role]
+                volumes = np.zeros((len(rows), *grid), dtype=np.float32)
+                if match.volume is not None and here.any():
+                    volumes[here] = self.store.read(match.volume, rows[here])
+                x[role] = torch.from_numpy(volumes).to(device)
+            present[role] = torch.from_numpy(here).to(device)
+        return x, present
+
+    def _why_missing(self) -> str:
+        roles = " or ".join(self.matches)
+        return f"no {roles} with at least {LEAST_KNOWN_SHARE:.0%} of the model's features"
+
+    def _finish(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The gap, its correction, and what to mind about each row."""
+        table["bag"] = table["brain_age"] - table["age"]
+        line = self.bundle.info.bias
+        if line is not None:
+            table["bag_corrected"] = bias.correct_gap(
+                table["bag"].to_numpy(), table["age"].to_numpy(dtype=float), line
+            )
+        scored = table["status"] == "scored"
+        flags = {
+            "age_unknown": table["age"].isna(),
+            "age_outside_training": (table["age_in_training_range"] == False).fillna(False),  # noqa: E712
+            "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
+            "site_unseen": ~table["site_seen"],
+            "sex_unknown": table["sex"] == "U",
+        }
+        for role in self.matches:
+            flags[f"{role}_missing"] = ~table[f"has_{role}"]
+            flags[f"{role}_features_imputed"] = table[f"imputed_{role}"] > 0
+        if line is not None and line.slope < bias.WEAK_SLOPE:
+            flags["model_barely_follows_age"] = pd.Series(True, index=table.index)
+        raised = pd.DataFrame({name: mask & scored for name, mask in flags.items()})
+        table["flags"] = [";".join(raised.columns[row]) for row in raised.to_numpy(dtype=bool)]
+        return table.drop(columns="_member")
+
+
+def _for_member(bundle: Bundle, member: Member, role: str, x: torch.Tensor) -> torch.Tensor:
+    """The columns that this member takes, in its order."""
+    features = member.features(role)
+    if not features:
+        return x
+    place = {name: index for index, name in enumerate(bundle.info.features[role])}
+    columns = torch.tensor([place[name] for name in features], device=x.device)
+    return x[:, columns]

@@ -1,0 +1,244 @@
+"""Scoring a whole store with Dask: each task is one part of the store, done on one worker.
+
+A worker loads the bundle once. A task reads whole shards, scores them and writes its rows to disk itself;
+only a small record goes back, so a lost worker costs one task, and a run that is started again goes on
+with the parts that are not there yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.errors import ScoringError
+from hpc_brainage.files import read_json, remove_tree, write_durably, write_json
+from hpc_brainage.model.bundle import ModelInfo, load_bundle, read_info
+from hpc_brainage.provenance import package_version, software
+from hpc_brainage.scans import IDENTITY, scan_names, select_scans
+from hpc_brainage.scoring.alignment import match_roles
+from hpc_brainage.scoring.predictor import Predictor
+from hpc_brainage.scoring.table import summary, write_table
+from hpc_brainage.store.reader import Store
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """What a scoring run made."""
+
+    paths: dict[str, Path]
+    table: pd.DataFrame
+    about: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def score_store(
+    store_path: Path,
+    model_path: Path,
+    out: Path,
+    *,
+    where: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoringReport:
+    """Score the scans of a store and write `OUT.tsv`, `OUT.parquet` and `OUT.json`.
+
+    Parameters
+    ----------
+    where : a selection of the scans (see `select_scans`).
+    workers : worker processes on this machine; by default one for each core, at most one for each part.
+    progress : told how many scans of how many are done.
+
+    Raises
+    ------
+    StoreError, ModelError : the store or the bundle cannot be used, or they do not fit each other.
+    ScoringError : parts failed even when they were tried again.
+    """
+    store, info = Store.open(store_path), read_info(model_path)
+    notes = _meeting_notes(store, info)
+    chosen = select_scans(store.scans, where)
+    tasks = [(i, part[chosen[part]]) for i, part in enumerate(map(_rows, store.parts()))]
+    tasks = [(index, rows) for index, rows in tasks if len(rows)]
+    parts = _PartFolder(out.with_name(f"{out.name}.parts"), store, model_path, where)
+    parts.prepare()
+    _run(store.path, model_path, tasks, parts, workers, progress)
+    frames = [pd.read_parquet(parts.path(index)) for index, _ in tasks]
+    table = pd.concat(frames, ignore_index=True)
+    _check_complete(table, store.scans.iloc[np.flatnonzero(chosen)])
+    about = {
+        "model": {"name": info.name, "sha256": parts.model_sha256},
+        "store": {"name": store.name, "sha256": store.content_sha256},
+        "where": where,
+        "notes": list(notes),
+        "software": software("torch", "dask", "zarr"),
+        "summary": summary(table),
+    }
+    paths = write_table(table, out, about)
+    parts.remove()
+    return ScoringReport(paths, table, about, notes)
+
+
+class _PartFolder:
+    """Scored parts on disk, and what they belong to."""
+
+    def __init__(self, folder: Path, store: Store, model_path: Path, where: str | None) -> None:
+        self.folder = folder
+        self.model_sha256 = load_bundle(model_path).sha256
+        self._belongs_to = {
+            "model": self.model_sha256,
+            "store": store.content_sha256,
+            "where": where,
+            "software": package_version(),
+        }
+
+    def prepare(self) -> None:
+        """Keep the parts of an interrupted run of the same kind; parts of any other are not ours."""
+        marker = self.folder / "run.json"
+        if marker.is_file() and read_json(marker, ScoringError) != self._belongs_to:
+            raise ScoringError(
+                "an unfinished run of another model, store or selection left its parts here",
+                where=self.folder,
+                hint="remove the folder, or give this run another --out",
+            )
+        if self.folder.exists() and not marker.is_file():
+            raise ScoringError("the folder for unfinished parts is in use", where=self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(marker, self._belongs_to)
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"part-{index:06d}.parquet"
+
+    def remove(self) -> None:
+        remove_tree(self.folder)
+
+
+def _run(
+    store_path: Path,
+    model_path: Path,
+    tasks: list[tuple[int, np.ndarray]],
+    parts: _PartFolder,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total = sum(len(rows) for _, rows in tasks)
+    open_tasks = [(index, rows) for index, rows in tasks if not parts.path(index).is_file()]
+    done = total - sum(len(rows) for _, rows in open_tasks)
+    if progress:
+        progress(done, total)
+    if not open_tasks:
+        return
+    import dask
+    from distributed import Client, LocalCluster, as_completed
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(1, min(workers or cores, len(open_tasks)))
+    scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
+    quiet = {"logging.distributed": "error", "distributed.worker.multiprocessing-method": "spawn"}
+    try:
+        with (
+            dask.config.set(quiet),
+            LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                dashboard_address=None,
+                local_directory=str(scratch),
+                silence_logs=40,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            futures = {
+                client.submit(
+                    _score_part,
+                    str(store_path),
+                    str(model_path),
+                    rows,
+                    str(parts.path(index)),
+                    max(1, cores // count),
+                    retries=_ATTEMPTS - 1,
+                    pure=False,
+                ): (index, len(rows))
+                for index, rows in open_tasks
+            }
+            failed = []
+            for future in as_completed(futures):
+                index, size = futures[future]
+                if future.status == "error":
+                    failed.append(f"part {index}: {future.exception()}")
+                    continue
+                done += size
+                if progress:
+                    progress(done, total)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if failed:
+        raise ScoringError(
+            f"{len(failed)} of {len(open_tasks)} parts failed {_ATTEMPTS} times",
+            where=failed[0],
+            hint="run the same command again: the parts that are done are kept",
+        )
+
+
+def _score_part(store: str, model: str, rows: np.ndarray, path: str, threads: int) -> int:
+    """One task, on a worker: score the rows, write them to `path`, return how many."""
+    predictor = _predictor(store, model, threads)
+    table = predictor.score(rows)
+    write_durably(Path(path), lambda file: table.to_parquet(file, index=False))
+    return len(table)
+
+
+_loaded: dict[tuple[str, str], Predictor] = {}
+
+
+def _predictor(store_path: str, model_path: str, threads: int) -> Predictor:
+    """This worker's predictor, loaded with its first task."""
+    key = (store_path, model_path)
+    if key not in _loaded:
+        import torch
+
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        bundle, store = load_bundle(Path(model_path), device), Store.open(Path(store_path))
+        matches = match_roles(store, bundle.info)
+        _loaded[key] = Predictor(bundle, store, matches, package_version())
+    return _loaded[key]
+
+
+def _meeting_notes(store: Store, info: ModelInfo) -> tuple[str, ...]:
+    """How the store's features meet the model's, in words; raises if they do not fit."""
+    notes = []
+    for role, match in match_roles(store, info).items():
+        if not match.present.any():
+            notes.append(f"the store has no {role}: every scan is scored without it")
+            continue
+        if match.missing:
+            notes.append(
+                f"{len(match.missing)} of the model's {len(match.columns)} {role} features are not in the"
+                f" store and take the training median: {', '.join(match.missing[:5])}"
+                + (", ..." if len(match.missing) > 5 else "")
+            )
+        if match.ignored:
+            notes.append(f"{match.ignored} {role} features of the store are not used by the model")
+    return tuple(notes)
+
+
+def _rows(part: range) -> np.ndarray:
+    return np.arange(part.start, part.stop, dtype=np.int64)
+
+
+def _check_complete(table: pd.DataFrame, scans: pd.DataFrame) -> None:
+    """Every selected scan once, in the store's order."""
+    if scan_names(table) != scan_names(scans):
+        raise ScoringError(
+            f"the table has {len(table)} rows for {len(scans)} scans",
+            where=", ".join(IDENTITY),
+            hint="this is an error of hpc-brainage; please report it",
+        )

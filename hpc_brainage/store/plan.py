@@ -1,0 +1,183 @@
+"""The plan of a conversion: what will stand in the store, and in which parts it is made.
+
+The plan is made once, from the cohort alone, and frozen beside the work. Whoever comes later, to go on
+after a kill or to convert one part in a job of its own, makes the plan again and compares the hash: a
+different cohort, selection or format can never be mixed into a store that was begun with another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.errors import StoreError
+from hpc_brainage.files import sha256_of
+from hpc_brainage.modality import Modality
+from hpc_brainage.provenance import software
+from hpc_brainage.store.people import columns_of, hash_of_table
+from hpc_brainage.store.schema import FORMAT, FORMAT_VERSION, Layout, check_names, cut, lay_out
+
+
+@dataclass(frozen=True)
+class PlannedModality:
+    """A modality, how its scans are laid on disk, and which scans the source has it for.
+
+    `present_sha256` is the hash of the source's presence mask, one byte per scan.
+    """
+
+    modality: Modality
+    layout: Layout
+    present_sha256: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of a store, except the measurements themselves.
+
+    Parameters
+    ----------
+    name : of the cohort.
+    n_scans : rows of the store.
+    scans_sha256 : hash of the whole table of scans.
+    modalities : in the cohort's order.
+    part_scans : scans per part, a multiple of every shard.
+    recipe : how the cohort was read.
+    account : how many rows of which source were taken, JSON-able.
+    software : versions that write the bytes; not part of the hash, but frozen with the plan.
+    """
+
+    name: str
+    n_scans: int
+    scans_sha256: str
+    modalities: tuple[PlannedModality, ...]
+    part_scans: int
+    recipe: dict[str, Any]
+    account: dict[str, Any]
+    software: dict[str, str]
+
+    @classmethod
+    def make(
+        cls,
+        name: str,
+        scans: pd.DataFrame,
+        sources: Sequence[tuple[Modality, np.ndarray]],
+        *,
+        recipe: Mapping[str, Any],
+        account: Mapping[str, Any],
+    ) -> Plan:
+        """Plan a store of `scans` with modalities and their presence masks of shape (scans,).
+
+        Raises
+        ------
+        StoreError : there is no modality, one is empty, or two need the same array name.
+        """
+        modalities = [modality for modality, _ in sources]
+        check_names(modalities)
+        part_scans, layouts = lay_out(modalities)
+        return cls(
+            name=name,
+            n_scans=len(scans),
+            scans_sha256=hash_of_table(columns_of(scans)),
+            modalities=tuple(
+                PlannedModality(
+                    modality,
+                    layouts[modality.key],
+                    hashlib.sha256(np.asarray(present, dtype=bool).tobytes()).hexdigest(),
+                )
+                for modality, present in sources
+            ),
+            part_scans=part_scans,
+            recipe=json.loads(json.dumps(recipe)),
+            account=json.loads(json.dumps(account)),
+            software=software("numpy", "numcodecs", "zarr"),
+        )
+
+    @property
+    def parts(self) -> list[range]:
+        """Rows of each part, in order."""
+        return cut(self.n_scans, self.part_scans)
+
+    @property
+    def sha256(self) -> str:
+        record = self.to_record()
+        del record["software"]
+        return sha256_of(record)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able; `from_record` reads it back."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "n_scans": self.n_scans,
+            "scans_sha256": self.scans_sha256,
+            "modalities": [
+                {
+                    **planned.modality.describe(),
+                    "chunk_scans": planned.layout.chunk_scans,
+                    "shard_scans": planned.layout.shard_scans,
+                    "present_sha256": planned.present_sha256,
+                }
+                for planned in self.modalities
+            ],
+            "part_scans": self.part_scans,
+            "recipe": self.recipe,
+            "account": self.account,
+            "software": self.software,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Plan:
+        """Read a frozen plan back.
+
+        Raises
+        ------
+        StoreError : it was frozen by another format version.
+        """
+        if record.get("format_version") != FORMAT_VERSION:
+            raise StoreError(
+                "a conversion was begun here by another version of this program",
+                hint="--overwrite starts it again",
+            )
+        return cls(
+            modalities=tuple(
+                PlannedModality(
+                    Modality.from_record(entry),
+                    Layout(entry["chunk_scans"], entry["shard_scans"]),
+                    entry["present_sha256"],
+                )
+                for entry in record["modalities"]
+            ),
+            **{
+                field: record[field]
+                for field in (
+                    "name",
+                    "n_scans",
+                    "scans_sha256",
+                    "part_scans",
+                    "recipe",
+                    "account",
+                    "software",
+                )
+            },
+        )
+
+    def differences(self, other: Plan) -> list[str]:
+        """In which respects two plans differ, in words."""
+        words = {
+            "name": "the name of the cohort",
+            "n_scans": "the number of scans",
+            "scans_sha256": "the table of scans",
+            "modalities": "the modalities or which scans have them",
+            "part_scans": "the size of a part",
+            "recipe": "the input files or options",
+            "account": "the account of the sources",
+            "software": "the versions of the software",
+        }
+        return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]

@@ -1,0 +1,113 @@
+"""Count, mean, spread and range that can be computed in pieces and merged.
+
+Each part of a conversion knows only its own scans. Their statistics are merged with the formula of
+Chan, Golub and LeVeque (1979), *Updating formulae and a pairwise algorithm for computing sample
+variances*; any grouping gives what one pass over everything gives, up to float64 rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known about each feature of a modality, or about all voxels of an image modality.
+
+    Parameters
+    ----------
+    count : int64, values seen; missing ones (NaN) are not counted.
+    mean : float64, NaN where nothing was counted.
+    m2 : float64, sum of squared differences from the mean.
+    min, max : float64, NaN where nothing was counted.
+
+    All have the shape (features,), or () for volumes and surfaces.
+    """
+
+    count: np.ndarray
+    mean: np.ndarray
+    m2: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...] = ()) -> Statistics:
+        """Statistics of no scans at all."""
+        unknown = np.full(shape, np.nan)
+        return cls(np.zeros(shape, np.int64), unknown, np.zeros(shape), unknown, unknown)
+
+    @classmethod
+    def of_features(cls, block: np.ndarray) -> Statistics:
+        """Per column of a block of shape (scans, features); NaN is missing."""
+        if len(block) == 0:
+            return cls.nothing(block.shape[1:])
+        values = block.astype(np.float64)
+        missing = np.isnan(values)
+        count = len(values) - missing.sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lowest, highest = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+            values[missing] = 0.0
+            mean = values.sum(axis=0) / count
+            values -= mean
+        values[missing] = 0.0
+        m2 = np.einsum("ij,ij->j", values, values)
+        m2 = np.where(count > 0, m2, 0.0)
+        return cls(count.astype(np.int64), mean, m2, lowest, highest)
+
+    @classmethod
+    def of_image(cls, image: np.ndarray) -> Statistics:
+        """Over all voxels or vertices of one image without missing values."""
+        values = image.reshape(-1).astype(np.float64)
+        mean = values.mean()
+        values -= mean
+        return cls(
+            np.array(values.size, np.int64),
+            np.array(mean),
+            np.array(values @ values),
+            np.array(image.min(), np.float64),
+            np.array(image.max(), np.float64),
+        )
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Statistics of both sets of scans together."""
+        count = self.count + other.count
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = other.count / count
+            difference = other.mean - self.mean
+            mean = self.mean + difference * share
+            m2 = self.m2 + other.m2 + difference**2 * self.count * share
+        mean = np.where(other.count == 0, self.mean, np.where(self.count == 0, other.mean, mean))
+        m2 = np.where(other.count == 0, self.m2, np.where(self.count == 0, other.m2, m2))
+        return Statistics(
+            np.asarray(count), mean, m2, np.fmin(self.min, other.min), np.fmax(self.max, other.max)
+        )
+
+    @property
+    def standard_deviation(self) -> np.ndarray:
+        """Of the values themselves (divided by the count); NaN where nothing was counted."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.sqrt(self.m2 / self.count)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-able and exact; NaN becomes null."""
+        return {
+            "count": self.count.tolist(),
+            "m2": self.m2.tolist(),
+            **{name: _without_nan(getattr(self, name).tolist()) for name in ("mean", "min", "max")},
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Statistics:
+        return cls(
+            np.array(record["count"], np.int64),
+            *(np.array(record[name], np.float64) for name in ("mean", "m2", "min", "max")),
+        )
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [None if value != value else value for value in values]
+    return None if values != values else values

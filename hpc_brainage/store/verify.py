@@ -1,0 +1,202 @@
+"""Proof that a store holds what was put into it: everything is read, everything is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpc_brainage.errors import StoreError
+from hpc_brainage.files import read_json
+from hpc_brainage.modality import Modality
+from hpc_brainage.scans import IDENTITY, scan_names
+from hpc_brainage.store.finish import content_hash
+from hpc_brainage.store.marker import MARKER
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.schema import STATISTICS, arrays_of, cut, fill_value, shard_key
+from hpc_brainage.store.shards import FLOAT
+from hpc_brainage.store.statistics import Statistics
+from hpc_brainage.store.writer import checksum, statistics_of
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a store that is not as it was written.
+
+    Parameters
+    ----------
+    key : the modality ("smri/desikan"), the array ("age") or the file that it concerns.
+    problem : what is wrong.
+    scans : the scans whose data cannot be trusted because of it, as `sub-01_ses-2`.
+    """
+
+    key: str
+    problem: str
+    scans: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}" + (f" ({', '.join(self.scans)})" if self.scans else "")
+
+
+def verify(path: Path | str, progress: Progress | None = None) -> list[Damage]:
+    """Read a whole store and list what is wrong with it; an empty list is the proof.
+
+    Compared are the checksum of every scan, presence against data, shapes, identities, the statistics
+    computed anew, the hash over the content, and the files on disk against those that belong there.
+
+    Parameters
+    ----------
+    progress : called with the measurements (scan x modality) that were read, and all of them.
+
+    Raises
+    ------
+    StoreError : the path cannot be opened as a store at all.
+    """
+    store = Store.open(path)
+    damage = list(_metadata(store))
+    try:
+        modalities, names = store.modalities, scan_names(store.scans)
+    except StoreError as problem:  # the names of features or scans are gone: nothing else has a meaning
+        return damage or [_damage_of("names", problem)]
+    damage += _identities(store, names)
+    report = progress or (lambda done, total: None)
+    total = store.n_scans * len(modalities)
+    for number, modality in enumerate(modalities.values()):
+        before = number * store.n_scans
+
+        def read(rows: int, before: int = before) -> None:
+            report(before + rows, total)
+
+        try:
+            damage += _modality(store, modality, names, read)
+        except StoreError as problem:
+            damage.append(_damage_of(modality.key, problem))
+    damage += _orphans(store)
+    return list(dict.fromkeys(damage + list(_content(store))))
+
+
+def _metadata(store: Store) -> Iterator[Damage]:
+    """Every array described twice in the same words, and every small array readable."""
+    described = store.metadata["consolidated_metadata"]["metadata"]
+    data = {entry["array"] for entry in store.attributes["modalities"].values()}
+    for name, metadata in described.items():
+        file = store.path / name / MARKER
+        try:
+            if read_json(file, StoreError) != metadata:
+                yield Damage(name, f"{name}/{MARKER} is not what the root {MARKER} says")
+            if name not in data:
+                store.small_array(name)
+        except StoreError as problem:
+            yield _damage_of(name, problem)
+
+
+def _identities(store: Store, names: Sequence[str]) -> Iterator[Damage]:
+    if len(names) != store.n_scans:
+        yield Damage("participant_id", f"{len(names)} scans, where the store says {store.n_scans}")
+    twice = store.scans.duplicated(list(IDENTITY)).to_numpy()
+    if twice.any():
+        repeated = tuple(name for name, again in zip(names, twice, strict=True) if again)
+        yield Damage("participant_id", "more than one scan has the same identity", repeated)
+
+
+def _modality(
+    store: Store, modality: Modality, names: Sequence[str], read: Callable[[int], None]
+) -> Iterator[Damage]:
+    key, layout = modality.key, store.layout(modality.key)
+    metadata = store.metadata["consolidated_metadata"]["metadata"].get(modality.array_name, {})
+    if metadata.get("shape") != [store.n_scans, *modality.shape]:
+        yield Damage(key, f"the array is of shape {metadata.get('shape')}")
+        return
+    present, expected = store.present(key), store.sha256(key)
+    if not np.array_equal(present, expected != ""):
+        yield Damage(key, "presence and checksums do not agree", _named(names, present != (expected != "")))
+    if present.sum() != store.attributes["modalities"][key]["present"]:
+        yield Damage(key, f"{present.sum()} scans are present, the description says otherwise")
+
+    per_value = modality.shape if modality.kind == "features" else ()
+    statistics = Statistics.nothing(per_value)
+    block = np.empty((layout.chunk_scans, *modality.shape), dtype=FLOAT)
+    whole = True
+    for number, rows in enumerate(cut(store.n_scans, layout.chunk_scans)):
+        here = present[rows.start : rows.stop]
+        if here.any():
+            try:
+                store.read_chunk(key, number, block)
+            except StoreError as problem:
+                whole = False
+                mask = np.zeros(store.n_scans, dtype=bool)
+                mask[rows.start : rows.stop] = here
+                yield Damage(key, problem.what, _named(names, mask))
+            else:
+                for row in rows:
+                    yield from _scan(modality, block[row - rows.start], expected[row], names[row])
+                statistics = statistics.merge(statistics_of(modality, block, np.flatnonzero(here)))
+        read(rows.stop)
+    if whole:
+        yield from _statistics(key, statistics, store.statistics(key))
+
+
+def _scan(modality: Modality, values: np.ndarray, expected: str, name: str) -> Iterator[Damage]:
+    if expected:
+        if checksum(values) != expected:
+            yield Damage(modality.key, "the values do not have the checksum they had", (name,))
+    elif not np.array_equal(values, np.full_like(values, fill_value(modality)), equal_nan=True):
+        yield Damage(modality.key, "there are values, though the scan is marked absent", (name,))
+
+
+def _statistics(key: str, found: Statistics, stored: Statistics) -> Iterator[Damage]:
+    for name in STATISTICS:
+        ours, theirs = getattr(found, name), getattr(stored, name)
+        # sums may be rounded differently on another processor; counts and extremes may not
+        near = {"rtol": 1e-9, "atol": 0.0} if name == "m2" else {"rtol": 1e-9, "atol": 1e-12}
+        same = (
+            np.allclose(ours, theirs, equal_nan=True, **near)
+            if name in ("mean", "m2")
+            else np.array_equal(ours, theirs, equal_nan=name != "count")
+        )
+        if not same:
+            yield Damage(key, f"the stored {name} is not that of the data")
+
+
+def _orphans(store: Store) -> Iterator[Damage]:
+    described = store.metadata["consolidated_metadata"]["metadata"]
+    belongs = {MARKER} | {f"{name}/{MARKER}" for name in described}
+    data = {modality.array_name: modality for modality in store.modalities.values()}
+    arrays = {name for modality in data.values() for name in arrays_of(modality)}
+    arrays |= {column.array for column in store.columns}
+    for name in sorted(arrays ^ set(described)):
+        yield Damage(name, "an array too many, or one too few")
+    for name, metadata in described.items():
+        if name in data:
+            shards = store.shard_numbers(data[name].key)
+            belongs |= {shard_key(data[name], number) for number in shards}
+        else:
+            belongs.add("/".join([name, ".".join(["c", *("0" for _ in metadata["shape"])])]))
+    found = {str(file.relative_to(store.path)) for file in store.path.rglob("*") if not file.is_dir()}
+    for name in sorted(found - belongs):
+        yield Damage(name, "the file does not belong to the store")
+    for name in sorted(belongs - found):
+        yield Damage(name, "the file is missing")
+
+
+def _content(store: Store) -> Iterator[Damage]:
+    try:
+        checksums = {key: store.sha256(key).tolist() for key in store.modalities}
+        found = content_hash(store.columns, list(store.modalities.values()), checksums)
+    except StoreError as problem:
+        yield _damage_of("content", problem)
+        return
+    if found != store.content_sha256:
+        yield Damage("content", "people, names and checksums are not those that the store was made with")
+
+
+def _named(names: Sequence[str], mask: np.ndarray) -> tuple[str, ...]:
+    return tuple(names[row] for row in np.flatnonzero(mask))
+
+
+def _damage_of(key: str, problem: StoreError) -> Damage:
+    return Damage(key, problem.what)

@@ -1,0 +1,168 @@
+"""What a run trains on: the chosen scans of a store, and their inputs.
+
+Feature tables are read into memory once and indexed by tensors from then on. Volumes stay in the store
+and are streamed batch by batch, the next one read while the present one is computed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hpc_brainage.config import RunConfig
+from hpc_brainage.errors import TrainingError
+from hpc_brainage.modality import ROLES
+from hpc_brainage.scans import select_scans
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.role_table import RoleTable, role_volume
+
+SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """A role's features: float32 (scans, features) with NaN where missing, and their names."""
+
+    names: tuple[str, ...]
+    present: np.ndarray
+    x_NF: np.ndarray
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """A role's volume, left in the store; `scale` is applied to what is read."""
+
+    store: Store
+    key: str
+    grid: tuple[int, int, int]
+    present: np.ndarray
+    store_rows: np.ndarray
+    scale: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def read(self, rows: np.ndarray) -> torch.Tensor:
+        """Float32 (rows, X, Y, Z); zeros where a scan has no volume."""
+        out = np.zeros((len(rows), *self.grid), dtype=np.float32)
+        here = np.flatnonzero(self.present[rows])
+        if len(here):
+            out[here] = self.store.read(self.key, self.store_rows[rows[here]])
+        volumes = torch.from_numpy(out)
+        return volumes if self.scale is None else self.scale(volumes)
+
+
+RoleInput = FeatureInput | VolumeInput
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The scans that a run trains on.
+
+    Attributes
+    ----------
+    scans : their table, numbered from 0; all following arrays are in this order.
+    inputs : by role.
+    availability : which modalities each scan has, as "smri+fmri", "smri" or "fmri".
+    notes : who was left out, and why.
+    """
+
+    store: Store
+    scans: pd.DataFrame
+    inputs: dict[str, RoleInput]
+    availability: list[str]
+    notes: tuple[str, ...]
+
+    @property
+    def sex(self) -> np.ndarray:
+        return self.scans["sex"].map(SEX_NUMBERS).to_numpy(dtype=np.int64)
+
+    @property
+    def age(self) -> np.ndarray:
+        return self.scans["age"].to_numpy(dtype=np.float32)
+
+
+def load_training_data(store: Store, config: RunConfig, where: str | None = None) -> TrainingData:
+    """The scans of a store that can be trained on: selected, of known age, with a modality that is used.
+
+    Raises
+    ------
+    TrainingError : nobody is left, or the store has none of the modalities that the settings use.
+    """
+    notes = []
+    chosen = select_scans(store.scans, where)
+    if where is not None:
+        notes.append(f"{int((~chosen).sum())} of {store.n_scans} scans left out by --where {where!r}")
+    sources: dict[str, RoleTable | str] = {}
+    has = np.zeros(store.n_scans, dtype=bool)
+    for role in ROLES:
+        settings = config.modality(role)
+        if not settings.use:
+            continue
+        volume = role_volume(store, role, settings.tables)
+        if volume is not None:
+            sources[role] = volume.key
+            has |= store.present(volume.key)
+            continue
+        table = RoleTable(store, role, settings.tables)
+        if table.modalities and table.present.any():
+            sources[role] = table
+            has |= table.present
+    if not sources:
+        raise TrainingError(
+            "the store has no modality that these settings train on",
+            where=store.path,
+            hint="look at it with `brainage inspect`; volumes must be named in smri.tables",
+        )
+    for missing, what in (
+        (store.scans["age"].isna().to_numpy(), "have no age"),
+        (~has, "have none of the modalities used"),
+    ):
+        if (chosen & missing).any():
+            notes.append(f"{int((chosen & missing).sum())} scans {what} and are not trained on")
+        chosen = chosen & ~missing
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        raise TrainingError("no scan is left to train on", where=store.path, hint="; ".join(notes))
+    inputs = {role: _input(store, source, rows) for role, source in sources.items()}
+    availability = [
+        "+".join(role for role, role_input in inputs.items() if role_input.present[i])
+        for i in range(len(rows))
+    ]
+    scans = store.scans.iloc[rows].reset_index(drop=True)
+    return TrainingData(store, scans, inputs, availability, tuple(notes))
+
+
+def _input(store: Store, source: RoleTable | str, rows: np.ndarray) -> RoleInput:
+    if isinstance(source, RoleTable):
+        return FeatureInput(source.names, source.present[rows], source.read(rows))
+    x, y, z = store.modalities[source].shape
+    return VolumeInput(store, source, (x, y, z), store.present(source)[rows], rows)
+
+
+def stream(
+    inputs: dict[str, torch.Tensor | VolumeInput], batches: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    """Batches of rows with their inputs, volumes read one batch ahead of the one in use."""
+
+    def gather(rows: np.ndarray) -> dict[str, torch.Tensor]:
+        index = torch.from_numpy(rows)
+        return {
+            role: source.read(rows)
+            if isinstance(source, VolumeInput)
+            else source[index.to(source.device)]
+            for role, source in inputs.items()
+        }
+
+    if not any(isinstance(source, VolumeInput) for source in inputs.values()):
+        for rows in batches:
+            yield rows, gather(rows)
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="volumes") as reader:
+        ahead = [reader.submit(gather, rows) for rows in batches[:1]]
+        for index, rows in enumerate(batches):
+            if index + 1 < len(batches):
+                ahead.append(reader.submit(gather, batches[index + 1]))
+            yield rows, ahead.pop(0).result()

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpc_brainage.cohorts.columns import age_unit_of_sidecar, recognise_columns
+from hpc_brainage.cohorts.people import ColumnMap, identities, read_people
+from hpc_brainage.cohorts.tables import read_table
+from hpc_brainage.errors import CohortError, UsageError
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS
+
+
+def people(columns: ColumnMap | None = None, **table: object):
+    return read_people(pd.DataFrame(table), columns or ColumnMap(), source="people.tsv")
+
+
+def test_prefixes_blanks_and_floats_leave_the_identity() -> None:
+    found = people(participant_id=[" sub-01", "sub-02 "], session=["ses-1", "2"], run=[1.0, 2.0])
+    assert found.scans[list(IDENTITY)].to_numpy().tolist() == [["01", "1", "1"], ["02", "2", "2"]]
+    assert identities(pd.Series([51456.0, np.nan])).tolist() == ["51456", ""]
+    assert identities(pd.Series(["51456.0", "0051456"])).tolist() == ["51456", "0051456"]
+
+
+def test_usual_names_are_recognised_in_any_case_and_the_most_telling_wins() -> None:
+    found = recognise_columns(
+        ["Subject_ID", "participant_id", "AGE_AT_SCAN", "Gender", "site_id", "dx"], ColumnMap(), source="t"
+    )
+    assert found.named() == {
+        "id": "participant_id", "age": "AGE_AT_SCAN", "sex": "Gender", "site": "site_id", "diagnosis": "dx",
+    }  # fmt: skip
+
+
+def test_two_equally_fitting_columns_are_an_error_that_names_the_flag() -> None:
+    with pytest.raises(CohortError, match="file_id, sub_id") as error:
+        people(file_id=["a"], sub_id=[1])
+    assert "--id" in str(error.value)
+    assert people(ColumnMap(id="file_id"), file_id=["a"], sub_id=[1]).scans["participant_id"].tolist() == [
+        "a"
+    ]
+
+
+def test_a_table_without_identity_lists_its_columns() -> None:
+    with pytest.raises(CohortError, match="who was scanned") as error:
+        people(name=["a"], age=[3])
+    assert "--id" in str(error.value)
+    assert "name, age" in str(error.value)
+
+
+def test_a_named_column_that_does_not_exist_names_the_nearest() -> None:
+    with pytest.raises(CohortError, match="'fileid'") as error:
+        people(ColumnMap(id="fileid"), file_id=["a"])
+    assert "'file_id'" in str(error.value)
+
+
+def test_unknown_ages_stay_and_are_counted() -> None:
+    found = people(participant_id=["a", "b"], age=[20.5, np.nan])
+    assert found.scans["age"].isna().tolist() == [False, True]
+    assert "1 scan has no age" in found.account.notes[0]
+
+
+@pytest.mark.parametrize("age", ["55-60", "89+", "n.a. (old)", "inf", "-3", "130"])
+def test_an_impossible_age_costs_the_scan_and_says_why(age: str) -> None:
+    found = people(participant_id=["a", "b", "c"], age=["20", age, "30"])
+    assert found.scans["participant_id"].tolist() == ["a", "c"]
+    assert found.rows.tolist() == [0, 2]
+    (refusal,) = found.account.refusals
+    assert refusal.participant_id == "b"
+    assert age.strip("-") in refusal.reason
+
+
+def test_ages_in_months_stop_the_reading_until_they_are_called_months() -> None:
+    months = [240.0, 300.0, 611.0]
+    with pytest.raises(CohortError, match="look like months") as error:
+        people(participant_id=["a", "b", "c"], age=months)
+    assert "--age-unit months" in str(error.value)
+    found = people(ColumnMap(age_unit="months"), participant_id=["a", "b", "c"], age=months)
+    np.testing.assert_allclose(found.scans["age"], [20, 25, 611 / 12])
+
+
+def test_years_of_birth_and_bins_are_called_what_they_are() -> None:
+    with pytest.raises(CohortError, match="years of birth"):
+        people(ColumnMap(age="year_of_birth"), participant_id=["a", "b"], year_of_birth=[1987, 1975])
+    with pytest.raises(CohortError, match="no age is a number: '55-60'"):
+        people(participant_id=["a", "b"], age=["55-60", "60-65"])
+
+
+def test_words_for_sex_become_codes_and_unknown_ones_are_noted() -> None:
+    words = ["m", "Male", "MAN", "boy", "F", "female", "Woman", "girl", "O", "unknown", None, "x"]
+    found = people(participant_id=[f"s{i}" for i in range(12)], sex=words)
+    assert "".join(found.scans["sex"]) == "MMMMFFFFUUUU"
+    assert "unknown for 4 of 12" in found.account.notes[0]
+
+
+def test_sex_codes_must_be_explained_all_of_them() -> None:
+    ids = ["a", "b", "c"]
+    with pytest.raises(CohortError, match=r"'2' \(2\), '1' \(1\)") as error:
+        people(participant_id=ids, sex=[1, 2, 2])
+    assert "--sex-codes 1=M,2=F" in str(error.value)
+    with pytest.raises(CohortError, match=r"'2' \(2\)"):
+        people(ColumnMap(sex_codes={"1": "M"}), participant_id=ids, sex=[1, 2, 2])
+    with pytest.raises(UsageError, match="no sex"):
+        people(ColumnMap(sex_codes={"1": "M", "2": "banana"}), participant_id=ids, sex=[1, 2, 2])
+    found = people(
+        ColumnMap(sex_codes={"1": "male", "2.0": "F"}), participant_id=ids, sex=[1.0, 2.0, np.nan]
+    )
+    assert found.scans["sex"].tolist() == ["M", "F", "U"]
+
+
+def test_two_ages_for_one_person_refuse_every_row_of_that_person() -> None:
+    found = people(participant_id=["a", "b", "a"], age=[53.8, 20, 58.7])
+    assert found.scans["participant_id"].tolist() == ["b"]
+    assert [refusal.reason for refusal in found.account.refusals] == [
+        "sub-a has two ages: 53.8 and 58.7"
+    ] * 2
+
+
+def test_a_row_that_is_said_twice_is_kept_once_with_a_note() -> None:
+    found = people(participant_id=["a", "b", "a"], age=[53.8, 20, 53.8 + 1e-8], sex=["M", "F", "M"])
+    assert found.scans["participant_id"].tolist() == ["a", "b"]
+    assert not found.account.refusals
+    assert "kept once" in found.account.notes[0]
+
+
+def test_repeated_rows_that_differ_elsewhere_are_refused_unless_a_session_tells_them_apart() -> None:
+    table = {"participant_id": ["a", "a"], "age": [20.0, 20.0], "wave": ["1", "2"], "lh_x": [2.0, 3.0]}
+    found = people(**table)
+    assert len(found.scans) == 0
+    assert "session" in found.account.refusals[0].reason
+    assert len(people(ColumnMap(session="wave"), **table).scans) == 2
+
+
+def test_a_row_without_identity_is_refused_by_its_number() -> None:
+    found = people(participant_id=["a", None], age=[20.0, 21.0])
+    assert found.account.refusals[0].participant_id == "(row 2)"
+    assert found.scans["participant_id"].tolist() == ["a"]
+
+
+def test_further_columns_are_carried_and_never_lost_behind_a_standard_name() -> None:
+    found = people(
+        ColumnMap(site="siteXacq"),
+        participant_id=["a"],
+        siteXacq=["12"],
+        site=[3.0],
+        DX_GROUP=[1],
+        Euler=[-4],
+    )
+    assert tuple(found.scans.columns[: len(SCAN_COLUMNS)]) == SCAN_COLUMNS
+    row = found.scans.iloc[0]
+    assert (row["site"], row["siteXacq"], row["original_site"]) == ("12", "12", 3.0)
+    assert (row["diagnosis"], row["DX_GROUP"], row["Euler"]) == ("1", 1, -4)
+
+
+def test_the_sidecar_of_a_bids_table_states_the_unit(tmp_path: Path) -> None:
+    table = tmp_path / "participants.tsv"
+    for units, expected in (("months", "months"), ("Years, rounded", "years"), ("kg", None)):
+        (tmp_path / "participants.json").write_text(f'{{"age": {{"Units": "{units}"}}}}')
+        assert age_unit_of_sidecar(table, "age") == expected
+    (tmp_path / "participants.json").write_text("{ not json")
+    assert age_unit_of_sidecar(table, "age") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from([20.0, 30.0, np.nan])), max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_every_row_is_a_scan_a_refusal_or_a_repetition(rows: list[tuple[int, float]]) -> None:
+    frame = pd.DataFrame({"participant_id": [f"s{i}" for i, _ in rows], "age": [age for _, age in rows]})
+    found = read_people(frame, ColumnMap(), source="t")
+    assert not found.scans.duplicated(list(IDENTITY)).any()
+    refused = {refusal.participant_id for refusal in found.account.refusals}
+    kept = set(found.scans["participant_id"])
+    assert kept.isdisjoint(refused)
+    assert kept | refused == set(frame["participant_id"])
+    for _, group in frame.groupby("participant_id"):
+        consistent = group["age"].nunique(dropna=False) == 1
+        assert (group["participant_id"].iloc[0] in kept) == consistent
+    for scan, row in enumerate(found.rows.tolist()):
+        assert found.scans["participant_id"][scan] == frame["participant_id"][row]
+        np.testing.assert_equal(found.scans["age"][scan], frame["age"][row])
+
+
+@pytest.mark.real
+def test_ixi_has_two_people_with_two_ages_and_repeats_23_others(real_data: Path) -> None:
+    frame = read_table(real_data / "ixi_smri" / "IXI_age_gender.csv", ["participant_id"])
+    found = read_people(frame, ColumnMap(sex_codes={"1": "M", "2": "F"}), source="IXI_age_gender.csv")
+    assert len(found.scans) == 563
+    assert {refusal.participant_id for refusal in found.account.refusals} == {"IXI219", "IXI328"}
+    assert "23 scans are listed more than once" in found.account.notes[0]
+
+
+@pytest.mark.real
+def test_top_coded_ages_cost_their_scans_only(real_data: Path) -> None:
+    folder = real_data / "format_samples" / "participants"
+    frame = read_table(folder / "genetics_ukbb" / "participants.tsv")
+    found = read_people(frame, ColumnMap(), source="participants.tsv")
+    assert len(found.scans) == 10
+    assert all("'89+'" in refusal.reason for refusal in found.account.refusals)
+    bins = read_table(folder / "ds000221" / "participants.tsv")
+    with pytest.raises(CohortError, match="no age is a number"):
+        read_people(bins, ColumnMap(age="age (5-year bins)"), source="participants.tsv")
