@@ -54,7 +54,8 @@ class ModelConfig(_Section):
     discriminator: tuple[int, ...] = (64, 64)
     """Hidden widths of the discriminator of shared codes."""
     linear_path: bool = True
-    """A linear path, starting at zero, from each modality's components to the age."""
+    """A linear path, starting at zero, from each modality's components (of a volume: its coarse block
+    means, whose overall level the group norms of a convolutional encoder take away) to the age."""
     sex: Literal["concat", "none"] = "concat"
     """Whether sex is joined to the codes before the age regressor."""
     prior_shared: Literal["adversarial", "kl", "both", "none"] = "adversarial"

@@ -73,9 +73,7 @@ class ColumnMap:
         """What was said, as a JSON-able record without the things left unsaid."""
         standing = {item.name: item.default for item in fields(self)}
         said = {name: getattr(self, name) for name in standing if getattr(self, name) != standing[name]}
-        return {
-            name: dict(value) if isinstance(value, Mapping) else value for name, value in said.items()
-        }
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in said.items()}
 
 
 def recognise_columns(names: Sequence[str], columns: ColumnMap, *, source: str) -> ColumnMap:
@@ -105,9 +103,7 @@ def usual_columns(names: Sequence[str], what: Sequence[str]) -> list[str]:
     usual = {name for role in what for group in _USUAL[role] for name in group}
     subjects = _FREESURFER_SUBJECTS if "id" in what else None
     return [
-        name
-        for name in names
-        if _plain(name) in usual or (subjects and subjects.fullmatch(name.strip()))
+        name for name in names if _plain(name) in usual or (subjects and subjects.fullmatch(name.strip()))
     ]
 
 
@@ -154,9 +150,7 @@ def _existing(named: str, names: Sequence[str], role: str, source: str) -> str:
     same = [name for name in names if name.casefold() == named.casefold()]
     if len(same) == 1:
         return same[0]
-    raise CohortError(
-        f"there is no column {named!r} (--{role})", where=source, hint=nearest(named, names)
-    )
+    raise CohortError(f"there is no column {named!r} (--{role})", where=source, hint=nearest(named, names))
 
 
 def _usual(role: str, names: Sequence[str], source: str) -> str | None:

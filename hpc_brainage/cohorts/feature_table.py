@@ -141,9 +141,7 @@ def _numbers(frame: pd.DataFrame, features: Sequence[str]) -> tuple[np.ndarray, 
         if not is_numeric_dtype(column):
             numbers = pd.to_numeric(column, errors="coerce")
             for row in np.flatnonzero(column.notna().to_numpy() & numbers.isna().to_numpy()):
-                unreadable.setdefault(
-                    int(row), f"{name} is {column.iloc[row]!r}, which is not a number"
-                )
+                unreadable.setdefault(int(row), f"{name} is {column.iloc[row]!r}, which is not a number")
             column = numbers
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and its scan is refused
             values[:, place] = column.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -51,7 +51,7 @@ def join(main: Cohort, side: Cohort) -> Cohort:
         )
     joined = JoinedSource(
         side.name,
-        rows=len(side) + len(side.account.refusals),
+        rows=sum(source.rows for source in side.account.sources),
         matched=int(known.sum()),
         only_here=tuple(np.array(scan_names(side.scans), object)[_positions(theirs, ours) < 0]),
         without=int((~known).sum()),
@@ -168,8 +168,7 @@ def _side_by_side(
         ours.name,
         "features",
         (len(ours.features) + len(new),),
-        ours.features
-        + tuple(renamed.get(theirs.features[place], theirs.features[place]) for place in new),
+        ours.features + tuple(renamed.get(theirs.features[place], theirs.features[place]) for place in new),
         ours.units + tuple(theirs.units[place] for place in new),
     )
 

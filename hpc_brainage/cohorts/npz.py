@@ -6,6 +6,7 @@ for the edges of a connectome two indices into a list of region labels.
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns
 from hpc_brainage.errors import CohortError, nearest
 
 ARRAY_ROLES = ("data", "ids", "names")
+
+_LABELS = re.compile(r"roi|region|label|node|parcel")
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,7 @@ def read_npz(path: Path, columns: ColumnMap, arrays: Mapping[str, str] | None = 
         name: array for name, array in content.items() if array.shape == (scans,) and _is_simple(array)
     }
     rows = pd.DataFrame(
-        {
-            name: array.astype(str) if array.dtype.kind in "SU" else array
-            for name, array in per_scan.items()
-        }
+        {name: array.astype(str) if array.dtype.kind in "SU" else array for name, array in per_scan.items()}
     )
     id_column = _identity(rows, columns, arrays.get("ids"), content, path)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and its scan is refused later
@@ -79,14 +79,15 @@ def read_npz(path: Path, columns: ColumnMap, arrays: Mapping[str, str] | None = 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # numpy would take anything else for a pickle
                 raise CohortError("this is no .npz archive", where=path)
+        with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise CohortError("a file is missing", where=path) from None
     except ValueError as problem:
-        if "allow_pickle" in str(problem) or "pickle" in str(problem):
+        if "pickle" in str(problem):
             raise CohortError(
                 "the file holds pickled objects, which can run anything when they are opened",
                 where=path,
@@ -121,18 +122,14 @@ def _feature_names(
     named = arrays.get("names")
     taken = {arrays[role] for role in arrays if role != "names"}
     free = {name: array for name, array in content.items() if name not in taken and array.ndim == 1}
-    fitting = [
-        name for name, array in free.items() if len(array) == features and array.dtype.kind in "SU"
-    ]
+    fitting = [name for name, array in free.items() if len(array) == features and array.dtype.kind in "SU"]
     if named is not None:
         fitting = [named]
         if content[named].shape != (features,):
             raise CohortError(
                 f"{named} has shape {content[named].shape} for {features} features", where=path
             )
-    indices = [
-        name for name, array in free.items() if len(array) == features and array.dtype.kind in "iu"
-    ]
+    indices = [name for name, array in free.items() if len(array) == features and array.dtype.kind in "iu"]
     if len(fitting) == 1 and (named is not None or features != scans):
         names = tuple(content.pop(fitting[0]).astype(str).tolist())
     elif not fitting and len(indices) == 2 and features != scans:
@@ -154,10 +151,11 @@ def _edge_names(
     """
     first, second = (content[name].astype(int) for name in indices)
     reached = np.union1d(first, second)
-    lists = [
-        name
-        for name, array in content.items()
-        if array.ndim == 1 and array.dtype.kind in "SUiu" and len(array) not in (features, scans)
+    flat = [name for name, array in content.items() if array.ndim == 1 and array.dtype.kind in "SUiu"]
+    lists = [name for name in flat if len(content[name]) not in (features, scans)]
+    # As many regions as scans: then only the name of a list can tell labels from identities.
+    lists = lists or [
+        name for name in flat if len(content[name]) == scans and _LABELS.search(name.casefold())
     ]
     if len(lists) > 1:
         raise _unclear("the labels of the regions", "names", lists, content, path)
@@ -178,9 +176,7 @@ def _edge_names(
         content.pop(lists[0])
     for name in indices:
         content.pop(name)
-    return tuple(
-        f"{labels[a]}--{labels[b]}" for a, b in zip(first.tolist(), second.tolist(), strict=True)
-    )
+    return tuple(f"{labels[a]}--{labels[b]}" for a, b in zip(first.tolist(), second.tolist(), strict=True))
 
 
 def _identity(

@@ -85,8 +85,7 @@ def read_openbhb(folder: Path, name: str | None = None) -> Cohort:
     }
     scans, account, known = _people(folder, _sessions(found, tables))
     rows = {
-        scan: row
-        for row, scan in enumerate(zip(scans["participant_id"], scans["session_id"], strict=True))
+        scan: row for row, scan in enumerate(zip(scans["participant_id"], scans["session_id"], strict=True))
     }
     sources = {}
     for array in wanted:

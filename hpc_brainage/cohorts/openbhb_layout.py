@@ -132,8 +132,8 @@ def describe_array(folder: Path, array: OpenBHBArray) -> Modality:
     else:
         fits = shape == (len(channels), len(regions))
     if not fits:
-        names = f"{len(channels)} channels and {len(regions)} regions"
-        raise _contradiction(path, array, f"has shape {shape}, but names {names}")
+        named = f"{len(channels)} channels and {len(regions)} regions"
+        raise _contradiction(path, array, f"has shape {shape}, but names {named}")
     if array.kind == "surface":
         return Modality(
             role="smri",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def read_roi_table(path: Path, features: tuple[str, ...]) -> RoiTable:
             where=path,
             expected=f"participant_id, session, then {len(features)} features, separated by commas",
         )
-    keys = [name for name in ("participant_id", "session") if name in spelled]
+    keys = {"participant_id", "session"} & set(spelled)
     if len(spelled) - len(keys) != len(features):
         raise CohortError(
             f"an ROI table has {len(spelled) - len(keys)} feature columns",
@@ -90,7 +91,7 @@ def never_zero(features: tuple[str, ...]) -> np.ndarray:
     return np.array([name.endswith(CHANNELS_NEVER_ZERO) for name in features], dtype=bool)
 
 
-def _parse(path: Path, names: list[str], keys: list[str]) -> dict[str, np.ndarray]:
+def _parse(path: Path, names: list[str], keys: Set[str]) -> dict[str, np.ndarray]:
     """Columns by name, the features as float32; all as text if one of their cells is no number."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv

@@ -234,9 +234,7 @@ def _repeated(
             twice += 1
     if twice:
         people = "scan is" if twice == 1 else "scans are"
-        notes.append(
-            f"{source}: {twice} {people} listed more than once with the same values: kept once"
-        )
+        notes.append(f"{source}: {twice} {people} listed more than once with the same values: kept once")
     return dropped
 
 

@@ -131,6 +131,4 @@ def _check_text(value: Any, key: str, path: Path) -> None:
 
 def _check_choice(content: Mapping[str, Any], key: str, known: tuple[str, ...], path: Path) -> None:
     if key in content and content[key] not in known:
-        raise UsageError(
-            f"{key} is {content[key]!r}", where=path, hint=nearest(str(content[key]), known)
-        )
+        raise UsageError(f"{key} is {content[key]!r}", where=path, hint=nearest(str(content[key]), known))

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,8 @@ def series_files(where: Path | Sequence[Path]) -> list[Path]:
     elif where.is_file():
         found = [where]
     else:
-        found = [Path(match) for match in glob.glob(str(where), recursive=True)]
+        # the pattern may begin at the root or with "..", which Path.glob does not take
+        found = [Path(match) for match in glob.glob(str(where), recursive=True)]  # noqa: PTH207
     files = [path for path in found if _SUFFIX.search(path.name) and not path.name.startswith(".")]
     files = sorted(path for path in files if path.is_file() and not _OTHER.search(path.name))
     return [path for path in files if is_named_as_series(path)] or files
@@ -154,7 +156,7 @@ def _shared_ending(stems: Sequence[str]) -> str:
     """The ending that all names share, from a separator on, so that no part of an id is cut off."""
     if len(stems) < 2:
         return ""
-    shared = os.path.commonprefix([name[::-1] for name in stems])[::-1]
+    shared = os.path.commonprefix([name[::-1] for name in stems])[::-1]  # noqa: RUF071 - of letters
     start = re.search(r"[_.-]", shared)
     return shared[start.start() :] if start and shared not in stems else ""
 
@@ -235,11 +237,11 @@ def _cells(line: str, separator: str) -> list[str]:
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row names the ROIs: words, or counted numbers above rows of decimals."""
-    first = rows[0]
+    first = rows[0][1:] if rows[0][0] == "" else rows[0]  # pandas leaves its row numbers unnamed
     if any(not _is_number(cell) and cell.lower() not in _MISSING for cell in first):
         return True
     counted = all(_INTEGER.fullmatch(cell) for cell in first) and len(first) > 1
-    rising = counted and all(int(a) < int(b) for a, b in zip(first, first[1:], strict=False))
+    rising = counted and all(int(a) < int(b) for a, b in pairwise(first))
     return rising and any(not _INTEGER.fullmatch(cell) for row in rows[1:] for cell in row)
 
 

@@ -222,9 +222,7 @@ def connectivity_measurements(edges: int, table: int) -> Measurements:
     decline_F = rng.normal(-0.08, 0.22, edges)
     return Measurements(
         base=rng.normal(0.35, 0.25, edges),
-        ageing=np.stack(
-            [rng.normal(0.0, 0.12, edges), decline_F, rng.normal(0.4, 0.4, edges) * decline_F]
-        ),
+        ageing=np.stack([rng.normal(0.0, 0.12, edges), decline_F, rng.normal(0.4, 0.4, edges) * decline_F]),
         sex=rng.normal(0.0, 0.02, edges),
         head=np.zeros(edges),
         factors=rng.normal(0.0, 0.06, (PERSON_FACTORS, edges)),

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.cohorts.connectivity import edge_names
 from hpc_brainage.cohorts.openbhb_names import ARRAYS, OpenBHBArray
+from hpc_brainage.cohorts.simulated_images import brain_images, mni_affine
 from hpc_brainage.cohorts.simulated_people import (
     EXTERNAL_SCANNERS,
     TRAIN_SCANNERS,
@@ -43,8 +45,6 @@ SMALLEST_COHORT = 20
 
 _VERSION = 1  # of the planted truth: another number, other bytes
 _BLOCK = 1024  # people that are measured and written at a time
-_FIELD_OF_VIEW_MM = np.array([182.0, 218.0, 182.0])  # of the MNI152 grid
-_MNI_CORNER_MM = np.array([90.0, -126.0, -72.0])  # centre of its first 1 mm voxel
 _SCANNERS = TRAIN_SCANNERS + EXTERNAL_SCANNERS
 _TABLE_FOLDER = {
     "vbm_roi": "cat12vbm_roi",
@@ -96,13 +96,9 @@ def simulate_openbhb(
     UsageError : a setting that makes no cohort, or a folder that holds anything else.
     """
     if scans < SMALLEST_COHORT:
-        raise UsageError(
-            f"{scans} scans are too few to simulate", expected=f"at least {SMALLEST_COHORT}"
-        )
+        raise UsageError(f"{scans} scans are too few to simulate", expected=f"at least {SMALLEST_COHORT}")
     if not 0 <= volumes <= scans:
-        raise UsageError(
-            f"{volumes} volumes for {scans} scans", expected="from 0 to the number of scans"
-        )
+        raise UsageError(f"{volumes} volumes for {scans} scans", expected="from 0 to the number of scans")
     if len(grid) != 3 or min(grid) < 8:
         raise UsageError(f"a grid of {grid} voxels", expected="three numbers of at least 8")
     if seed < 0:
@@ -197,15 +193,6 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, sep="\t", index=False, lineterminator="\n")
 
 
-def _affine(grid: tuple[int, int, int]) -> np.ndarray:
-    """Voxel to MNI millimetre for a grid over the MNI152 field of view; x runs from right to left."""
-    voxel = _FIELD_OF_VIEW_MM / grid
-    direction = np.array([-1.0, 1.0, 1.0])
-    affine = np.diag([*(direction * voxel), 1.0])
-    affine[:3, 3] = _MNI_CORNER_MM + direction * (voxel - 1.0) / 2
-    return affine
-
-
 def _write_resources(folder: Path, grid: tuple[int, int, int]) -> None:
     """resources.json as OpenBHB spells it, with the small grid, and the two template images."""
     import nibabel
@@ -220,10 +207,10 @@ def _write_resources(folder: Path, grid: tuple[int, int, int]) -> None:
             "channels": list(array.channels),
         }
     write_json(folder / "resources.json", described)
-    grey, t1 = _brain(grid, brain_age=30.0, head=1.0)
+    grey, t1 = brain_images(grid, brain_age=30.0, head=1.0)
     for array, image in zip(_volume_arrays(), (grey, t1), strict=True):
-        nifti = nibabel.Nifti1Image(image, _affine(grid))
-        nifti.set_sform(_affine(grid), code=4)
+        nifti = nibabel.Nifti1Image(image, mni_affine(grid))
+        nifti.set_sform(mni_affine(grid), code=4)
         # No time stamp and no file name in the gzip header: the same cohort has the same bytes.
         (folder / array.template).write_bytes(gzip.compress(nifti.to_bytes(), mtime=0))
 
@@ -242,7 +229,6 @@ def _tables() -> Iterator[tuple[OpenBHBArray, Measurements]]:
 def _write_tables(root: Path, people: pd.DataFrame, with_fmri: np.ndarray, seed: int) -> None:
     """The three ROI tables of both splits, and the connectomes; measured in blocks of people."""
     in_train = (people["split"] == "train").to_numpy()
-    everyone = np.ones(len(people), dtype=bool)
     for number, (array, measurements) in enumerate(_tables()):
         parts = []
         header = [
@@ -258,14 +244,11 @@ def _write_tables(root: Path, people: pd.DataFrame, with_fmri: np.ndarray, seed:
             parts, header, ",", measurements, people, _structural_age(people), (seed, 3, number)
         )
 
-    names = [f"roi{index + 1:03d}" for index in range(FMRI_ROIS)]
-    edges = [f"{a}--{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+    edges = edge_names([f"roi{number + 1:03d}" for number in range(FMRI_ROIS)])
     measurements = connectivity_measurements(len(edges), table=9)
-    parts = [(root / CONNECTOMES, everyone & with_fmri)]
+    parts = [(root / CONNECTOMES, with_fmri)]
     header = ["participant_id", *edges]
-    _write_measurements(
-        parts, header, "\t", measurements, people, _functional_age(people), (seed, 3, 9)
-    )
+    _write_measurements(parts, header, "\t", measurements, people, _functional_age(people), (seed, 3, 9))
 
 
 def _write_measurements(
@@ -312,43 +295,8 @@ def _write_volumes(
         folder = root / split / "derivatives" / f"sub-{person['participant_id']}" / "ses-1"
         folder.mkdir(parents=True)
         head = (person["tiv"] / 1480.0) ** (1 / 3)
-        images = _brain(grid, brain_age[row], head)
+        images = brain_images(grid, brain_age[row], head)
         for array, image in zip(_volume_arrays(), images, strict=True):
             noisy = image + (image > 0) * rng.normal(0, 0.02 * image.max(), grid)
             path = folder / f"sub-{person['participant_id']}_preproc-{array.file_suffix}"
             np.save(path, np.clip(noisy, 0, None).astype(np.float32)[None, None], allow_pickle=False)
-
-
-def _brain(grid: tuple[int, int, int], brain_age: float, head: float) -> tuple[np.ndarray, np.ndarray]:
-    """A schematic brain: an ellipsoid with a cortical ribbon around white matter and two ventricles.
-
-    With age the grey matter thins and fades and the ventricles widen.
-
-    Parameters
-    ----------
-    head : linear size relative to an average head.
-
-    Returns
-    -------
-    grey-matter density and T1-weighted intensity, float32, shape `grid`; 0 outside the brain.
-    """
-    centre = np.array([0.0, -18.0, 10.0])
-    voxels = np.stack(np.meshgrid(*(np.arange(size) for size in grid), indexing="ij"), axis=-1)
-    place = voxels @ _affine(grid)[:3, :3].T + _affine(grid)[:3, 3] - centre  # mm
-    radius = np.linalg.norm(place / (np.array([70.0, 88.0, 62.0]) * head), axis=-1)
-    life = np.clip((brain_age - 6.0) / 82.0, 0.0, 1.2)
-
-    def inside(distance: np.ndarray, edge: float, blur: float = 0.06) -> np.ndarray:
-        return 1.0 / (1.0 + np.exp(np.clip((distance - edge) / blur, -50, 50)))
-
-    brain = inside(radius, 1.0)
-    white = inside(radius, 0.72 + 0.05 * life)
-    lateral = np.stack([np.abs(place[..., 0]) - 16.0, place[..., 1], place[..., 2]], axis=-1)
-    ventricle = inside(
-        np.linalg.norm(lateral / (np.array([9.0, 32.0, 14.0]) * (0.9 + 0.7 * life)), axis=-1), 1.0, 0.2
-    )
-    grey = np.clip(brain - white, 0, 1) * (0.95 - 0.3 * life)
-    t1 = 60.0 * grey + 110.0 * np.clip(white - ventricle, 0, 1) + 15.0 * ventricle * brain
-    grey[brain < 0.05] = 0.0
-    t1[brain < 0.05] = 0.0
-    return grey.astype(np.float32), t1.astype(np.float32)

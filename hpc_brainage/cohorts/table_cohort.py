@@ -34,9 +34,7 @@ from hpc_brainage.provenance import input_file
 _ABOUT_PEOPLE = ("age", "sex", "site", "split", "diagnosis")
 
 
-def main_table(
-    path: Path, columns: ColumnMap, role: str | None, name: str, features: str | None
-) -> Cohort:
+def main_table(path: Path, columns: ColumnMap, role: str | None, name: str, features: str | None) -> Cohort:
     """The table that says who was scanned, with its measurements if it has any.
 
     Without a `role`, measurements are "fmri" where the file is named so or most are edges of a
@@ -119,35 +117,25 @@ def main_npz(path: Path, columns: ColumnMap, role: str | None, name: str) -> Coh
     cohort = _matrix_cohort(matrix, columns, path, _role(role, path, matrix.names), name)
     header = [str(column) for column in matrix.rows.columns]
     found = recognise_columns(header, columns, source=str(path))
-    return _with_recipe(
-        cohort, path, () if found.age is not None else (no_age_column(header, path.name),)
-    )
+    return _with_recipe(cohort, path, () if found.age is not None else (no_age_column(header, path.name),))
 
 
-def added_npz(
-    path: Path, columns: ColumnMap, role: str, name: str, arrays: Mapping[str, str]
-) -> Cohort:
+def added_npz(path: Path, columns: ColumnMap, role: str, name: str, arrays: Mapping[str, str]) -> Cohort:
     """A feature matrix; of what it says about people only the identities are used."""
     matrix = read_npz(path, columns, arrays)
     header = [str(column) for column in matrix.rows.columns]
-    about_people = [
-        column for column in usual_columns(header, _ABOUT_PEOPLE) if column != matrix.id_column
-    ]
+    about_people = [column for column in usual_columns(header, _ABOUT_PEOPLE) if column != matrix.id_column]
     matrix = replace(matrix, rows=matrix.rows.drop(columns=about_people))
     columns = replace(_only_identity(columns, header), id=matrix.id_column)
     cohort = _matrix_cohort(matrix, columns, path, cast(Role, role), name)
     return _with_recipe(cohort, path, _unused(path, about_people))
 
 
-def _matrix_cohort(
-    matrix: FeatureMatrix, columns: ColumnMap, path: Path, role: Role, name: str
-) -> Cohort:
+def _matrix_cohort(matrix: FeatureMatrix, columns: ColumnMap, path: Path, role: Role, name: str) -> Cohort:
     people = read_people(matrix.rows, columns, source=path.name)
     rows = JoinedSource(path.name, rows=len(matrix.rows), matched=len(people.scans))
     people = replace(people, account=Account(sources=(rows,)) + people.account)
-    return features_from_matrix(
-        matrix.values, matrix.names, people, source=path.name, role=role, name=name
-    )
+    return features_from_matrix(matrix.values, matrix.names, people, source=path.name, role=role, name=name)
 
 
 def _words(columns: ColumnMap) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -34,10 +34,12 @@ def is_timeseries(path: Path) -> bool:
     """Whether a folder, a glob or a file holds ROI time series.
 
     Named as such (`.1D`, `_timeseries.tsv`), they are believed; a folder of other files is one of time
-    series if its first two files are matrices of numbers with the same ROIs and enough volumes.
+    series if its first two files are matrices of numbers with the same ROIs and enough volumes. A folder
+    with a participants table is more than that: there the table is the source, and the series in it are
+    added to it.
     """
     files = series_files(path)
-    if not files:
+    if not files or (path.is_dir() and any(path.glob("participants.*"))):
         return False
     if is_named_as_series(files[0]):
         return True
@@ -53,7 +55,7 @@ def is_timeseries(path: Path) -> bool:
 
 def read_timeseries(
     path: Path | Sequence[Path],
-    role: Role = "fmri",
+    role: str = "fmri",
     name: str | None = None,
     kind: ConnectivityKind = "pearson",
     known_ids: Collection[str] | None = None,
@@ -78,7 +80,7 @@ def read_timeseries(
     Parameters
     ----------
     path : a folder, a glob, or the files themselves.
-    name : of the modality, "fc" if not given.
+    role, name : of the modality, "fmri" and "fc" if not given.
     kind : "pearson" (Fisher z), "partial" (partial correlation) or "tangent".
     known_ids : participants that are expected, to recognise them in file names.
 
@@ -127,7 +129,9 @@ def read_timeseries(
         measure = connectivity.pearson if kind == "pearson" else connectivity.partial
         loaders = [bind(_load, files[place], survey.labels, measure) for place in usable]
     names = connectivity.edge_names(labels, prefix)
-    modality = Modality(role, name or "fc", "features", (len(names),), names, ("",) * len(names))
+    modality = Modality(
+        cast(Role, role), name or "fc", "features", (len(names),), names, ("",) * len(names)
+    )
     present = np.ones(len(usable), dtype=bool)
     refusals = tuple(
         Refusal(*identities[place], source, reason) for place, reason in sorted(survey.refused.items())
@@ -214,8 +218,8 @@ class _Survey:
             worst = np.argsort(-times, kind="stable")[:3]
             shown = ", ".join(f"{labels[roi]} in {times[roi]}" for roi in worst if times[roi])
             notes.append(
-                f"{int(dead.any(axis=1).sum())} of {len(dead)} scans have ROIs without signal, whose "
-                f"edges are missing ({int((times > 0).sum())} ROIs; most often {shown})"
+                f"in {int(dead.any(axis=1).sum())} of {len(dead)} scans a ROI has no signal and its "
+                f"edges are missing (ROIs concerned: {int((times > 0).sum())}; most often {shown})"
             )
         if len(dead) and (everywhere := dead.all(axis=0)).any():
             notes.append(f"no scan has a signal in ROI {', '.join(labels[everywhere])}")
@@ -243,10 +247,11 @@ def _refuse_repeated(files: Sequence[Path], identities: Sequence[tuple[str, str,
 
 
 def _refuse_transposed(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
-    volumes, rois = ({size[axis] for size in sizes} for axis in (0, 1))
-    if len(volumes) == 1 and len(rois) > 1 and len(sizes) > 2:
+    """All files of one length, and no width that most of them share: rows must be the ROIs."""
+    rows, columns = (Counter(size[axis] for size in sizes) for axis in (0, 1))
+    if len(rows) == 1 and len(sizes) > 2 and 2 * max(columns.values()) <= len(sizes):
         raise CohortError(
-            f"the files have {min(rois)} to {max(rois)} columns but all have {min(volumes)} rows",
+            f"the files have {min(columns)} to {max(columns)} columns but all have {min(rows)} rows",
             where=files[0].parent,
             expected="a row for each volume and a column for each ROI",
             hint="they seem to lie on their side: swap rows and columns",

@@ -32,7 +32,8 @@ class SFCN(nn.Module):
 
     Each block is a 3 x 3 x 3 convolution, GroupNorm (batches of volumes are too small for batch
     statistics, and those would carry the site mix of a batch), GELU, and max pooling while the grid
-    allows it; then the mean over what is left of the grid.
+    allows it; then the mean over what is left of the grid. The norms take away a volume's overall level,
+    which reaches the age over the model's linear path.
     """
 
     def __init__(self, channels: Sequence[int], dropout: float) -> None:

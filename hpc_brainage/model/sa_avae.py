@@ -92,8 +92,8 @@ class SAAVAE(nn.Module):
             self.encoders[role] = Encoder(trunk, code)
             mirror = tuple(reversed(spec.hidden)) if spec.encoder == "mlp" else (128,)
             self.decoders[role] = Decoder(code, mirror, spec.target_width)
-            if config.linear_path and spec.grid is None:
-                path = nn.Linear(spec.components, 1, bias=False)
+            if config.linear_path:
+                path = nn.Linear(spec.target_width, 1, bias=False)
                 nn.init.zeros_(path.weight)
                 self.linear_paths[role] = path
         sex_width = 2 if config.sex == "concat" else 0
@@ -162,8 +162,8 @@ class SAAVAE(nn.Module):
         parts.append(torch.stack([present[role] for role in self.roles], dim=1).to(parts[0]))
         age = self.regressor(torch.cat(parts, dim=1))
         for role, path in self.linear_paths.items():
-            here = present[role]
-            clean = torch.where(here[:, None], x[role], torch.zeros_like(x[role]))
+            linear = self.target(role, x[role])
+            clean = torch.where(present[role][:, None], linear, torch.zeros_like(linear))
             age = age + path(clean).squeeze(-1)
         return age
 

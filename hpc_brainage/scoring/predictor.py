@@ -81,9 +81,8 @@ class Predictor:
         """Predict `rows` and write the results into `places` of the table."""
         x, present = self._read(rows)
         device = next(self.bundle.members[0].parameters()).device
-        sex = torch.from_numpy(
-            self.store.scans["sex"].iloc[rows].map(SEX_NUMBERS).to_numpy(dtype=np.int64)
-        ).to(device)
+        sexes = self.store.scans["sex"].iloc[rows]
+        sex = torch.tensor([SEX_NUMBERS[sex] for sex in sexes], device=device)
         never_saw = table["_member"].to_numpy()[places]
         members = self.bundle.members
         sums = {column: np.zeros(len(rows)) for column in _YEARS}

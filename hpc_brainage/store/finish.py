@@ -18,6 +18,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
+from zarr.core.chunk_key_encodings import ChunkKeyEncodingParams
 from zarr.storage import MemoryStore
 
 from hpc_brainage.files import sha256_of, sync_directory, write_bytes
@@ -38,7 +39,8 @@ from hpc_brainage.store.schema import (
 from hpc_brainage.store.shards import BLOCK_BYTES, LEVEL
 from hpc_brainage.store.statistics import Statistics
 
-_SEPARATOR = {"name": "default", "separator": "."}  # one folder per array, not one per shard and axis
+# One folder per array, not one per shard and axis: clusters count files and folders.
+_SEPARATOR: ChunkKeyEncodingParams = {"name": "default", "separator": "."}
 
 
 def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequence[PartManifest]) -> None:
@@ -73,7 +75,7 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
         "software": plan.software,
         "account": {**plan.account, "refused_on_loading": refused},
     }
-    group.attrs[ATTRIBUTE] = {**ours, "record_sha256": record_hash(ours)}
+    group.attrs[ATTRIBUTE] = ours
     with warnings.catch_warnings():  # consolidated metadata is what lets xarray open it in one read
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(group.store)
@@ -183,6 +185,7 @@ def _put_on_disk(path: Path, files: dict[str, bytes]) -> None:
     root = json.loads(files.pop(MARKER))
     consolidated = root["consolidated_metadata"]
     consolidated["metadata"] = dict(sorted(consolidated["metadata"].items()))
+    root["attributes"][ATTRIBUTE]["record_sha256"] = record_hash(root)
     for key, content in sorted(files.items()):
         write_bytes(path / key, content)
     sync_directory(path)

@@ -99,14 +99,16 @@ def read_marker(path: Path) -> dict[str, Any]:
         )
     if ours.get("state") != COMPLETE:
         raise unfinished(path)
-    if ours.get("record_sha256") != record_hash(ours) or "consolidated_metadata" not in root:
+    if ours.get("record_sha256") != record_hash(root):
         raise damaged_marker(path)
     return root
 
 
-def record_hash(ours: dict[str, Any]) -> str:
-    """Hash over our own root attributes, so that a changed digit in them is noticed."""
-    return sha256_of({key: value for key, value in ours.items() if key != "record_sha256"})
+def record_hash(root: dict[str, Any]) -> str:
+    """Hash over the root metadata without the hash itself, so that a changed digit is noticed."""
+    attributes = root["attributes"]
+    ours = {key: value for key, value in attributes[ATTRIBUTE].items() if key != "record_sha256"}
+    return sha256_of({**root, "attributes": {**attributes, ATTRIBUTE: ours}})
 
 
 def unfinished(path: Path) -> StoreError:

@@ -40,8 +40,9 @@ class Column:
 def columns_of(scans: pd.DataFrame) -> list[Column]:
     """The columns of a table of scans in the order in which a store holds them."""
     taken = set(SCAN_COLUMNS)
-    columns = []
-    for name in map(str, scans.columns):
+    columns: list[Column] = []
+    for name, series in scans.items():
+        name = str(name)
         array = name
         if name not in SCAN_COLUMNS:
             array = base = EXTRA_PREFIX + modality_name(name)
@@ -50,7 +51,7 @@ def columns_of(scans: pd.DataFrame) -> list[Column]:
                 count += 1
                 array = f"{base}_{count}"
             taken.add(array)
-        columns.append(Column(array, name, _values(scans.iloc[:, len(columns)])))
+        columns.append(Column(array, name, _values(series)))
     return columns
 
 

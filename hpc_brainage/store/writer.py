@@ -100,7 +100,7 @@ def checked(modality: Modality, values: np.ndarray) -> np.ndarray:
 
 def checksum(values: np.ndarray) -> str:
     """sha256 of one scan's little-endian float32 bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(values, dtype=FLOAT)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=FLOAT).data).hexdigest()
 
 
 def statistics_of(modality: Modality, chunk: np.ndarray, present: np.ndarray) -> Statistics:

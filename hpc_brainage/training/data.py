@@ -77,11 +77,11 @@ class TrainingData:
 
     @property
     def sex(self) -> np.ndarray:
-        return self.scans["sex"].map(SEX_NUMBERS).to_numpy(dtype=np.int64)
+        return np.array([SEX_NUMBERS[sex] for sex in self.scans["sex"]], dtype=np.int64)
 
     @property
     def age(self) -> np.ndarray:
-        return self.scans["age"].to_numpy(dtype=np.float32)
+        return self.scans["age"].to_numpy(dtype=np.float32, copy=True)
 
 
 def load_training_data(store: Store, config: RunConfig, where: str | None = None) -> TrainingData:

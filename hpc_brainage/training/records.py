@@ -1,11 +1,12 @@
-"""A run's folder: what is being done, and what has come of it.
+"""A run's folder: what shall be done, how far it is, and what has come of it.
 
-runs/<name>/config.toml    the resolved settings
-            status.json    what the run is and how far it got
-            metrics.jsonl  a line for each epoch of each member
-            held_out.tsv   each training person's prediction by the member that never saw them
-            checkpoints/   members, finished and under way
-            model/         the bundle
+    runs/<name>/config.toml    the resolved settings
+                request.json   the store and the selection
+                status.json    how far the run got
+                metrics.jsonl  a line for each epoch of each member
+                held_out.tsv   each training person's prediction by the member that never saw them
+                checkpoints/   members, finished and under way
+                model/         the bundle
 """
 
 from __future__ import annotations
@@ -35,45 +36,61 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.held_out = path / "held_out.tsv"
 
-    def start(self, config: RunConfig, store: Path, where: str | None, *, resume_with: str) -> None:
-        """Prepare the folder.
+    @classmethod
+    def prepare(cls, path: Path, config: RunConfig, store: Path, where: str | None) -> RunFolder:
+        """Write down what the run shall do; the same request again is the same run.
 
         Raises
         ------
-        TrainingError : it holds another run (other settings, store or selection).
+        TrainingError : the folder holds a run with other settings, another store or selection.
         """
-        status = self.status()
-        if status and status.get("key") != resume_with:
-            raise TrainingError(
-                "this run folder holds a run with other settings or another store",
-                where=self.path,
-                hint="give the new run another --name, or remove the folder",
-            )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.toml", to_toml(config))
-        record = {"state": "running", "key": resume_with, "store": str(store), "where": where}
-        write_json(self.path / "status.json", record | {"started": _now()})
+        run = cls(path)
+        request = {"store": str(store.absolute()), "where": where}
+        if (path / "request.json").is_file():
+            if run.request() != request or run.config() != config:
+                raise TrainingError(
+                    "this folder holds a run with other settings, another store or another selection",
+                    where=path,
+                    hint="give the new run another --name, or remove the folder",
+                )
+            return run
+        if path.exists() and any(path.iterdir()):
+            raise TrainingError("this folder is not a run of hpc_brainage", where=path, hint="choose a --name")
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_text(path / "config.toml", to_toml(config))
+        write_json(path / "request.json", request)
+        run.update(state="prepared")
+        return run
+
+    def request(self) -> dict[str, Any]:
+        """The store and the selection that the run was prepared with."""
+        return read_json(self.path / "request.json", TrainingError)
+
+    def config(self) -> RunConfig:
+        path = self.path / "config.toml"
+        return parse_config(read_toml(path), where=path)
+
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return read_json(path, TrainingError) if path.is_file() else {}
+
+    def update(self, **changes: Any) -> None:
+        """Note how far the run is."""
+        write_json(self.path / "status.json", self.status() | changes | {"updated": _now()})
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status().get("state") == "finished"
 
     def finish(self) -> None:
         """Mark the run as finished, and as the newest one beside it."""
-        self.update(state="finished", finished=_now())
+        self.update(state="finished")
         link = self.path.parent / LATEST
         if link.is_symlink() or not link.exists():
             fresh = self.path.parent / f".{LATEST}.{os.getpid()}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.path.name)
             os.replace(fresh, link)
-
-    def update(self, **changes: Any) -> None:
-        write_json(self.path / "status.json", (self.status() or {}) | changes)
-
-    def status(self) -> dict[str, Any] | None:
-        path = self.path / "status.json"
-        return read_json(path, TrainingError) if path.is_file() else None
-
-    def config(self) -> RunConfig:
-        path = self.path / "config.toml"
-        return parse_config(read_toml(path), where=path)
 
     def log_epoch(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

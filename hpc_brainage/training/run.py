@@ -40,34 +40,34 @@ class FinishedRun:
     """Fold in which each scan of `data` was held out."""
     held_out: pd.DataFrame
     """`RunFolder.held_out` as a table, in the order of `data.scans`."""
+    is_first: bool
+    """Whether this is the process that writes what is left to write."""
 
 
 def run_training(
-    store_path: Path,
-    config: RunConfig,
     folder: Path,
     *,
-    where: str | None = None,
     on_start: Callable[[TrainingData], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> FinishedRun:
-    """Train all members on a store and write the bundle; every process of the run calls this.
+    """Train all members of a prepared run and write the bundle; every process of the run calls this.
 
     A run that was cut off goes on with the first member that is not finished.
 
     Parameters
     ----------
-    folder : the run's folder.
-    where : a selection of the store's scans (see `select_scans`).
+    folder : the run's folder, made by `RunFolder.prepare`.
     on_start, on_epoch : told about the data, and about each epoch of each member.
     """
-    processes = join_processes(config.training.device)
-    store = Store.open(store_path)
-    data = load_training_data(store, config, where)
     run = RunFolder(folder)
+    config, request = run.config(), run.request()
+    where = request["where"]
+    store = Store.open(Path(request["store"]))
+    data = load_training_data(store, config, where)
+    processes = join_processes(config.training.device)
     key = _key(config, store, data)
     if processes.is_first:
-        run.start(config, store.path, where, resume_with=key)
+        run.update(state="running", processes=processes.world_size)
         if on_start:
             on_start(data)
 
@@ -97,12 +97,14 @@ def run_training(
                 held_out[column] = np.nan
             held_out.loc[rows, column] = years
         members.append(member)
+        if processes.is_first:
+            run.update(members_finished=index + 1)
     info = _info(folder.name, config, data, fold, members, where, salt=key[:32])
     bundle = Bundle(info, tuple(members))
     if processes.is_first:
         run.write_held_out(held_out)
         bundle = save_bundle(run.model, info, members)
-    return FinishedRun(run, bundle, data, fold, held_out)
+    return FinishedRun(run, bundle, data, fold, held_out, processes.is_first)
 
 
 def _key(config: RunConfig, store: Store, data: TrainingData) -> str:

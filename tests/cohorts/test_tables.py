@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpc_brainage.cohorts.tables import column_names, read_table, table_stem
+from hpc_brainage.cohorts.tables import MISSING_MARKERS, column_names, read_table, table_stem
 from hpc_brainage.errors import CohortError
 
 
@@ -57,10 +57,9 @@ def test_text_columns_come_back_as_spelled_whatever_the_separator_and_line_end(
     path = write(tmp_path, gzip.compress(content) if packed else content)
     frame = read_table(path, text=("FIRST", "second", "third", "absent"))
     assert list(frame.columns) == rows[0] == column_names(path)
-    missing = {"n/a", ""}
     for column, name in enumerate(rows[0]):
         for value, row in zip(frame[name], rows[1:], strict=True):
-            if row[column] in missing:
+            if row[column] in MISSING_MARKERS:
                 assert pd.isna(value)
             else:
                 assert value == row[column]
@@ -77,7 +76,7 @@ def test_numbers_are_numbers_and_a_word_keeps_the_whole_column_as_spelled(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "marker", ["", "n/a", "N/A", "NA", "NaN", "nan", "null", "None", ".", "-9999", "-9999.0"]
+    "marker", ["", "n/a", "N/A", "NA", "NaN", "nan", "null", "None", ".", "-9999", "-9999.0", "-9999.00"]
 )
 def test_every_missing_marker_is_missing_in_a_number_column(tmp_path: Path, marker: str) -> None:
     frame = read_table(write(tmp_path, f"id\tx\na\t1.5\nb\t{marker}\n"))

@@ -1,0 +1,59 @@
+"""The `brainage` command: its verbs, and how an error reaches the user."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from hpc_brainage.cli.convert import convert
+from hpc_brainage.cli.demo import demo
+from hpc_brainage.cli.doctor import doctor
+from hpc_brainage.cli.inspect import inspect
+from hpc_brainage.cli.score import score
+from hpc_brainage.cli.simulate import simulate
+from hpc_brainage.cli.train import train
+from hpc_brainage.cli.verify import verify
+from hpc_brainage.errors import BrainAgeError, ExitCode
+
+app = typer.Typer(
+    name="brainage",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Brain age at scale: scans become a store, a store trains a model, a model scores a store.",
+    epilog="Exit codes: 0 done · 1 an error of ours · 2 usage · 3 bad input · 4 done, but some scans were"
+    " refused · 5 something is missing on this machine · 130 interrupted",
+)
+for verb in (convert, inspect, verify, train, score, simulate, demo, doctor):
+    app.command()(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from hpc_brainage.provenance import package_version
+
+        typer.echo(f"brainage {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Say the version."),
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Entry point of the command; never ends in a traceback for bad input."""
+    try:
+        app()
+    except BrainAgeError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on where this one stopped", file=sys.stderr)
+        sys.exit(int(ExitCode.INTERRUPTED))

@@ -1,0 +1,57 @@
+"""What the verbs show: one console, progress bars, and small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; call what it yields with (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(escape(what), total=None, note="")
+
+        def show(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=escape(note))
+
+        yield show
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a small table; columns that start with `>` are aligned to the right."""
+    shown = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in columns:
+        shown.add_column(escape(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    console.print(shown)
+
+
+def say(text: str) -> None:
+    """Print a line; whatever comes from a cohort is text, never markup."""
+    console.print(escape(text))
+
+
+def notes(lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(f"  · {escape(line)}")
+
+
+def years(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

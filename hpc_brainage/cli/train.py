@@ -1,0 +1,128 @@
+"""`brainage train`: a store trains a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpc_brainage.errors import EnvironmentLacks, StoreError
+
+if TYPE_CHECKING:
+    from hpc_brainage.model.bundle import Bundle
+    from hpc_brainage.training.data import TrainingData
+
+DEFAULT_STORE = Path("openbhb.zarr")
+
+
+def train(
+    store: Annotated[
+        Path | None, typer.Argument(help="The store to train on; by default openbhb.zarr in this folder.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run recipe (TOML), as in configs/abide-multimodal.toml.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION.KEY=VALUE", help="Change one setting of the recipe. May be repeated."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only these scans, as in \"dx == 'TC'\".")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; by default the store's name.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("runs"),
+    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on.")] = 1,
+) -> None:
+    """Train an SA-AVAE by cross-validation over people and write the model bundle.
+
+    One member is trained for each fold. The error on held-out people stands beside what predicting the
+    mean age and a ridge regression reach on the same folds. Run again after an interruption, it goes on
+    with the first member that is not finished.
+    """
+    from hpc_brainage.cli.screen import say
+    from hpc_brainage.config import load_config
+
+    settings = load_config(config, set or [])
+    if store is None and not DEFAULT_STORE.exists():
+        raise StoreError(
+            "no store was named, and there is no openbhb.zarr here",
+            where=Path.cwd(),
+            hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
+        )
+    if nodes > 1:
+        _refuse_nodes(nodes)
+    chosen = store or DEFAULT_STORE
+    from hpc_brainage.training.records import RunFolder
+
+    run = RunFolder.prepare(runs / (name or chosen.name.removesuffix(".zarr")), settings, chosen, where)
+    if run.is_finished:
+        say("this run is finished; nothing was left to do")
+        from hpc_brainage.model.bundle import load_bundle
+
+        show_result(load_bundle(run.model), run.path)
+        return
+    train_here(run.path)
+
+
+def train_here(run: Path) -> None:
+    """Train a prepared run in this process, showing how it goes."""
+    from hpc_brainage.cli.screen import notes, progress, say
+    from hpc_brainage.cli.worker import work
+
+    def started(data: TrainingData) -> None:
+        modalities = ", ".join(
+            f"{int(source.present.sum())} with {role}" for role, source in data.inputs.items()
+        )
+        people = data.scans["participant_id"].nunique()
+        say(f"training on {len(data.scans)} scans of {people} people ({modalities}) -> {run}")
+        notes(data.notes)
+
+    with progress("training") as show:
+
+        def epoch(record: dict[str, Any], done: int, total: int) -> None:
+            validation = record.get("validation_mae")
+            held_back = f", validation MAE {validation:.2f} y" if validation is not None else ""
+            show(done, total, f"member {record['member'] + 1}, loss {record['loss']:.3f}{held_back}")
+
+        bundle = work(run, on_start=started, on_epoch=epoch)
+    show_result(bundle, run)
+
+
+def show_result(bundle: Bundle, run: Path) -> None:
+    """The held-out error beside the simple predictors'."""
+    from hpc_brainage.cli.screen import say, table, years
+
+    evidence = bundle.info.evidence
+    assert evidence is not None, "a finished run has its evidence"
+    rows = [("this model", evidence.model)]
+    rows += [(f"  people with {group}", part) for group, part in evidence.by_available.items()]
+    rows += [("ridge, same inputs", evidence.ridge), ("predicting the mean age", evidence.mean_predictor)]
+    table(
+        f"held-out error, {evidence.folds}-fold over people, years",
+        ("predictor", ">people's scans", ">MAE", ">RMSE", ">R²", ">r"),
+        [(n, p.n, years(p.mae), years(p.rmse), years(p.r2), years(p.r)) for n, p in rows],
+    )
+    if evidence.model.mae >= evidence.mean_predictor.mae:
+        say("WARNING: the model is no better than predicting the mean age; do not use its brain ages")
+    elif evidence.model.mae >= evidence.ridge.mae:
+        say("note: ridge regression is at least as good here")
+    say(f"model       {run / 'model'}")
+    say(f"model card  {run / 'model' / 'MODEL_CARD.md'}")
+    say(f"held-out    {run / 'held_out.tsv'}")
+
+
+def _refuse_nodes(nodes: int) -> None:
+    import shutil
+
+    if shutil.which("sbatch") is None:
+        raise EnvironmentLacks(
+            f"--nodes {nodes} needs a SLURM cluster, and this machine has none (no sbatch)",
+            hint="run the command on a cluster's login node, or leave --nodes out to train here",
+        )
+    raise EnvironmentLacks(
+        f"this version does not submit to SLURM by itself yet (--nodes {nodes})",
+        hint="prepare and start the run with slurm/train.sbatch, which starts one worker for each GPU",
+    )

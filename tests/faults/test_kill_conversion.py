@@ -1,0 +1,53 @@
+"""A conversion that is killed and run again ends in the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("killed_conversion.py")
+
+
+def killed(folder: Path, *arguments: object) -> dict[str, dict]:
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_step_of_its_writing(tmp_path: Path) -> None:
+    stores = killed(tmp_path, "steps", 8, 9)
+    undisturbed = stores.pop("undisturbed")["finished"]
+    assert "zarr.json" in undisturbed
+    assert not any(name.startswith("_build") for name in undisturbed)
+    for moment, store in stores.items():
+        assert store["finished"] == undisturbed, moment
+
+    left = [set(store["left"]) for store in stores.values()]
+    assert len(left) >= 10
+    shards, manifest = {"smri_table/c.0.0", "smri_vbm/c.0.0.0.0"}, "_build/part-00000.json"
+    assert any(shards <= files and manifest not in files for files in left), "between part and manifest"
+    assert any(name.endswith(".tmp") for files in left for name in files), "before a rename"
+    assert any("age/zarr.json" in files and "zarr.json" not in files for files in left), "before the marker"
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_random_times(tmp_path: Path) -> None:
+    stores = killed(tmp_path, "times", 7, 10)
+    undisturbed = stores.pop("undisturbed")["finished"]
+    assert len(stores) == 10
+    for moment, store in stores.items():
+        assert store["finished"] == undisturbed, moment

@@ -1,0 +1,131 @@
+"""A bundle gives back the very same model, or a clear refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_brainage.config import RunConfig
+from hpc_brainage.errors import ModelError
+from hpc_brainage.model.age_scale import AgeScale
+from hpc_brainage.model.bundle import (
+    INFO,
+    WEIGHTS,
+    ModelInfo,
+    TrainingPeople,
+    load_bundle,
+    person_hash,
+    save_bundle,
+)
+from hpc_brainage.model.front_end import fit_front_end
+from hpc_brainage.model.member import Member, VolumeScaler
+
+NAMES = tuple(f"region {i}" for i in range(9))
+
+
+def member(seed: int) -> Member:
+    torch.manual_seed(seed)
+    x = np.random.default_rng(seed).normal(size=(40, 9))
+    front_end = fit_front_end(x, NAMES, components=4, clip_sd=5.0, max_missing=0.2)
+    scale = AgeScale.fit(torch.linspace(10, 80, 40), "log")
+    return Member({"smri": front_end}, scale, RunConfig()).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    members = [member(0), member(1)]
+    people = TrainingPeople(
+        people=40, scans=40, age_min=10, age_max=80, age_mean=45, age_sd=20, sexes={"F": 40},
+        sites={"a": 40}, with_modality={"smri": 40}, where=None, store="s", store_sha256="0" * 64,
+    )  # fmt: skip
+    info = ModelInfo(
+        name="m", config=RunConfig(), members=tuple(m.describe() for m in members), features={"smri": NAMES},
+        volumes={}, training=people, salt="salt", seen={person_hash("01", "salt"): 1}, software={},
+    )  # fmt: skip
+    save_bundle(tmp_path / "model", info, members)
+    return tmp_path / "model"
+
+
+def test_a_loaded_bundle_predicts_bit_for_bit_what_was_saved(saved: Path) -> None:
+    bundle = load_bundle(saved)
+    x = {"smri": torch.randn(5, 9)}
+    present, sex = {"smri": torch.ones(5, dtype=torch.bool)}, torch.tensor([0, 1, -1, 0, 1])
+    for index, loaded in enumerate(bundle.members):
+        expected = member(index).predict(x, present, sex)
+        found = loaded.predict(x, present, sex)
+        assert torch.equal(expected.age, found.age)
+        assert torch.equal(expected.age_by_role["smri"], found.age_by_role["smri"])
+
+
+def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(saved)
+    save_bundle(tmp_path / "again", bundle.info, bundle.members)
+    for name in (INFO, WEIGHTS, "MODEL_CARD.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> None:
+    assert load_bundle(saved).member_that_never_saw(["01", "02"]).tolist() == [1, -1]
+    assert '"01"' not in (saved / INFO).read_text()
+
+
+def test_a_flipped_byte_in_the_weights_is_refused(saved: Path) -> None:
+    content = bytearray((saved / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (saved / WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelError, match="not those that the description speaks of"):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "newer"),
+        ({"format": "something else"}, "not a model bundle"),
+        ({"members": 3}, "damaged at members"),
+        ({"unknown": 1}, "damaged at unknown"),
+    ],
+)
+def test_a_description_that_is_not_ours_is_refused(saved: Path, change: dict, message: str) -> None:
+    record = json.loads((saved / INFO).read_text()) | change
+    (saved / INFO).write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=message):
+        load_bundle(saved)
+
+
+def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a model bundle"):
+        load_bundle(tmp_path)
+
+
+def test_an_unknown_sex_is_scored_as_the_mean_of_both(saved: Path) -> None:
+    model = load_bundle(saved).members[0]
+    x, present = {"smri": torch.randn(1, 9)}, {"smri": torch.ones(1, dtype=torch.bool)}
+    ages = [float(model.predict(x, present, torch.tensor([sex])).age) for sex in (0, 1, -1)]
+    assert ages[0] != ages[1]
+    assert ages[2] == pytest.approx((ages[0] + ages[1]) / 2)
+    assert float(model.predict(x, present, torch.tensor([0])).age_other_sex) == pytest.approx(ages[1])
+
+
+def test_a_scan_with_too_few_features_counts_as_lacking_them(saved: Path) -> None:
+    model = load_bundle(saved).members[0]
+    x = torch.randn(2, 9)
+    x[0, :3], x[1, :6] = torch.nan, torch.nan
+    found = model.predict({"smri": x}, {"smri": torch.ones(2, dtype=torch.bool)}, torch.tensor([0, 0]))
+    assert torch.isfinite(found.age[0])
+    assert torch.isnan(found.age[1])
+    assert found.imputed["smri"].tolist() == [3, 0]
+
+
+def test_a_volume_member_survives_the_round_trip() -> None:
+    config = RunConfig.model_validate({"smri": {"encoder": "sfcn", "hidden": [4, 8]}})
+    made = Member({"smri": VolumeScaler((8, 9, 8))}, AgeScale("years", 40.0, 10.0), config).eval()
+    again = Member.from_record(made.describe(), config)
+    again.load_state_dict(made.state_dict())
+    x, present = {"smri": torch.randn(2, 8, 9, 8)}, {"smri": torch.ones(2, dtype=torch.bool)}
+    sex = torch.tensor([0, 1])
+    assert torch.equal(made.predict(x, present, sex).age, again.eval().predict(x, present, sex).age)

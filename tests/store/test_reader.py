@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from conversion.synthetic import mixed_cohort, small_shards
+
+from hpc_brainage.cohorts.cohort import Cohort
+from hpc_brainage.conversion.convert import convert, init
+from hpc_brainage.errors import StoreError
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.statistics import Statistics
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Cohort, dict[str, np.ndarray]]:
+    cohort, values = mixed_cohort()
+    with small_shards():
+        report = convert(cohort, tmp_path_factory.mktemp("store") / "mixed.zarr")
+    return Store.open(report.store_path), cohort, values
+
+
+@pytest.fixture
+def copy(made: tuple[Store, Cohort, dict[str, np.ndarray]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[0].path, tmp_path / "mixed.zarr"))
+
+
+def rewrite_root(path: Path, **ours: object) -> None:
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["hpc_brainage"].update(ours)
+    (path / "zarr.json").write_text(json.dumps(root))
+
+
+def test_a_store_says_what_it_holds(made: tuple[Store, Cohort, dict[str, np.ndarray]]) -> None:
+    store, cohort, _ = made
+    assert store.name == "synthetic"
+    assert store.n_scans == len(cohort) == 21
+    assert [len(rows) for rows in store.parts()] == [4, 4, 4, 4, 4, 1]
+    assert list(store.modalities) == list(cohort.sources)
+    for key, source in cohort.sources.items():
+        assert store.modalities[key] == source.modality
+        np.testing.assert_array_equal(store.present(key), source.present)
+        np.testing.assert_array_equal(store.sha256(key) != "", source.present)
+    assert store.scans["participant_id"].tolist() == cohort.scans["participant_id"].tolist()
+    np.testing.assert_array_equal(store.scans["age"], cohort.scans["age"])
+    assert store.scans["fiq"].tolist() == cohort.scans["fiq"].tolist()
+
+
+def test_rows_come_in_the_order_in_which_they_are_asked_for(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    store, cohort, values = made
+    for key in store.modalities:
+        present = np.flatnonzero(cohort.sources[key].present)
+        rng = np.random.default_rng(0)
+        for rows in (
+            present,
+            present[::-1],
+            rng.permutation(present),
+            rng.choice(present, 50),
+            present[:0],
+        ):
+            read = store.read(key, rows)
+            assert read.dtype == np.float32
+            np.testing.assert_array_equal(read, values[key][rows])
+
+
+def test_an_absent_feature_table_reads_as_missing(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    store, cohort, values = made
+    present = cohort.sources["smri/table"].present
+    expected = np.where(present[:, None], values["smri/table"], np.nan)
+    np.testing.assert_array_equal(store.read("smri/table"), expected)
+
+
+@pytest.mark.parametrize("key", ["smri/vbm", "smri/xhemi"])
+def test_an_absent_image_is_refused_by_name(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]], key: str
+) -> None:
+    with pytest.raises(
+        StoreError, match=rf"1 of 2 wanted scans have no {key}[\s\S]*sub-100000000002_ses-2"
+    ):
+        made[0].read(key, [0, 5])
+
+
+def test_an_image_of_zeros_is_present(made: tuple[Store, Cohort, dict[str, np.ndarray]]) -> None:
+    store, _, _ = made
+    assert store.present("smri/vbm")[0]
+    assert not store.read("smri/vbm", [0]).any()
+
+
+def test_statistics_are_those_of_the_present_scans(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    store, cohort, values = made
+    found = store.statistics("smri/table")
+    expected = Statistics.of_features(values["smri/table"][cohort.sources["smri/table"].present])
+    np.testing.assert_array_equal(found.count, expected.count)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.m2, expected.m2, rtol=1e-10)
+    voxels = values["smri/vbm"][cohort.sources["smri/vbm"].present].astype(np.float64)
+    assert store.statistics("smri/vbm").count == voxels.size
+    np.testing.assert_allclose(store.statistics("smri/vbm").mean, voxels.mean(), rtol=1e-12)
+
+
+def test_an_unknown_modality_is_answered_with_the_nearest(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    with pytest.raises(StoreError, match="did you mean 'smri/table'"):
+        made[0].read("smri/tabel")
+
+
+def test_xarray_opens_it_and_reads_the_same_values(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    store, cohort, values = made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = xarray.open_zarr(store.path, chunks=None)
+    assert dict(data.sizes)["scan"] == 21
+    assert data["smri_vbm"].dims == ("scan", "smri_vbm_x", "smri_vbm_y", "smri_vbm_z")
+    assert data["smri_table"].dims == ("scan", "smri_table_feature")
+    assert data["smri_xhemi"].dims == ("scan", "smri_xhemi_channel", "smri_xhemi_vertex")
+    assert data["smri_vbm"].attrs["affine"][0] == [2.0, 0.0, 0.0, -90.0]
+    for key, source in cohort.sources.items():
+        rows = source.present
+        np.testing.assert_array_equal(data[source.modality.array_name].values[rows], values[key][rows])
+    one = data.isel(scan=data["smri_table_present"].values).sel(smri_table_feature="region 3")
+    np.testing.assert_array_equal(
+        one["smri_table"].values, values["smri/table"][cohort.sources["smri/table"].present, 3]
+    )
+    assert data["participant_id"].values.tolist() == cohort.scans["participant_id"].tolist()
+
+
+def test_nothing_of_this_machine_is_in_the_metadata(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]],
+) -> None:
+    import socket
+
+    text = (made[0].path / "zarr.json").read_text()
+    for private in (str(made[0].path.parent), str(Path.home()), socket.gethostname(), "/private"):
+        assert len(private) < 4 or private not in text
+
+
+def test_a_path_without_anything_is_answered_with_the_stores_beside_it(copy: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no store here[\s\S]*mixed\.zarr"):
+        Store.open(copy.with_name("mixd.zarr"))
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b\n")
+    with pytest.raises(StoreError, match="a store is a folder"):
+        Store.open(tmp_path / "table.csv")
+
+
+def test_a_folder_of_something_else_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(StoreError, match="not a Zarr store"):
+        Store.open(tmp_path)
+
+
+def test_a_zarr_store_of_somebody_else_is_not_ours(tmp_path: Path) -> None:
+    zarr.create_group(str(tmp_path / "theirs.zarr"), attributes={"title": "weather"})
+    with pytest.raises(StoreError, match="not one of scans"):
+        Store.open(tmp_path / "theirs.zarr")
+
+
+def test_a_newer_format_version_is_named(copy: Path) -> None:
+    rewrite_root(copy, format_version=2)
+    with pytest.raises(StoreError, match=r"format version 2[\s\S]*version 1 or older"):
+        Store.open(copy)
+
+
+def test_an_unfinished_store_says_how_to_go_on(tmp_path: Path) -> None:
+    cohort, _ = mixed_cohort()
+    build = init(cohort, tmp_path / "begun.zarr")
+    with pytest.raises(StoreError, match=r"has not finished[\s\S]*same `brainage convert` command again"):
+        Store.open(build.path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"attributes": 3}', "\x00"])
+def test_a_root_that_is_not_ours_any_more_is_an_error_and_no_traceback(copy: Path, content: str) -> None:
+    (copy / "zarr.json").write_text(content)
+    with pytest.raises(StoreError):
+        Store.open(copy)
+
+
+def test_a_changed_root_is_damaged(copy: Path) -> None:
+    rewrite_root(copy, n_scans=20)
+    with pytest.raises(StoreError, match="description of the store is damaged"):
+        Store.open(copy)
+
+
+def test_a_missing_small_array_is_an_error_and_not_the_fill_value(copy: Path) -> None:
+    (copy / "age" / "c.0").unlink()
+    with pytest.raises(StoreError, match=re.escape(str(Path("age") / "c.0"))):
+        _ = Store.open(copy).scans
+
+
+def test_a_damaged_chunk_names_the_modality_and_what_to_do(copy: Path) -> None:
+    shard = next((copy / "smri_table").glob("c.*"))
+    content = bytearray(shard.read_bytes())
+    content[20] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match=r"smri/table is damaged[\s\S]*brainage verify"):
+        Store.open(copy).read("smri/table")

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conversion.synthetic import cohort_of, features, measurements, mixed_cohort, people, small_shards
+
+from hpc_brainage.conversion.convert import convert
+from hpc_brainage.errors import StoreError
+from hpc_brainage.scans import scan_names
+from hpc_brainage.store.inspect import describe
+from hpc_brainage.store.marker import record_hash
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.shards import encode_chunk, write_shard
+from hpc_brainage.store.verify import verify
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with small_shards():
+        return convert(mixed_cohort()[0], tmp_path_factory.mktemp("verify") / "mixed.zarr").store_path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "mixed.zarr"))
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x04
+    path.write_bytes(content)
+
+
+def test_a_whole_store_is_proven_with_progress(store: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    assert verify(store, lambda done, total: seen.append((done, total))) == []
+    assert seen[-1] == (63, 63)
+    assert seen == sorted(seen)
+
+
+def test_a_flipped_byte_in_a_volume_names_that_scan_and_modality(store: Path) -> None:
+    row = int(np.flatnonzero(Store.open(store).present("smri/vbm"))[-1])
+    name = scan_names(Store.open(store).scans)[row]
+    flip(store / "smri_vbm" / f"c.{row // 4}.0.0.0", -200)
+    damage = verify(store)
+    assert [(found.key, found.scans) for found in damage] == [("smri/vbm", (name,))]
+
+
+def test_a_flipped_byte_in_features_names_every_scan_of_the_chunk(store: Path) -> None:
+    opened = Store.open(store)
+    first = [row for row in range(2) if opened.present("smri/table")[row]]
+    flip(store / "smri_table" / "c.0.0", 30)
+    (damage,) = verify(store)
+    names = scan_names(opened.scans)
+    assert opened.layout("smri/table").chunk_scans == 2
+    assert damage.key == "smri/table"
+    assert damage.scans == tuple(names[row] for row in first)
+
+
+def test_values_that_were_replaced_with_valid_ones_are_noticed(store: Path) -> None:
+    write_shard(
+        store / "smri_vbm" / "c.0.0.0.0",
+        [encode_chunk(np.ones((1, 3, 4, 5), np.float32))] * 4,
+    )
+    damage = verify(store)
+    opened = Store.open(store)
+    present = [
+        n for n, has in zip(scan_names(opened.scans)[:4], opened.present("smri/vbm"), strict=False) if has
+    ]
+    assert [found.scans for found in damage if "checksum" in found.problem] == [(n,) for n in present]
+    assert any("mean is not that of the data" in found.problem for found in damage)
+
+
+def test_a_flipped_byte_in_any_file_is_found(tmp_path: Path) -> None:
+    cohort = cohort_of(people(5), {features(3): measurements(features(3), 5)})
+    with small_shards():
+        made = convert(cohort, tmp_path / "made.zarr").store_path
+    store = Path(shutil.copytree(made, tmp_path / "damaged.zarr"))
+    rng = np.random.default_rng(0)
+    for file in sorted(path for path in made.rglob("*") if path.is_file()):
+        copy = store / file.relative_to(made)
+        position = int(rng.integers(file.stat().st_size))
+        flip(copy, position)
+        try:
+            found = bool(verify(store))
+        except StoreError:
+            found = True
+        if file.name == "zarr.json":  # a changed blank changes nothing
+            try:
+                found |= json.loads(copy.read_text()) == json.loads(file.read_text())
+            except ValueError:
+                found |= False
+        assert found, (file, position)
+        shutil.copyfile(file, copy)
+    assert verify(store) == []
+
+
+def test_a_missing_shard_is_found(store: Path) -> None:
+    (store / "smri_table" / "c.1.0").unlink()
+    damage = verify(store)
+    assert ("smri_table/c.1.0", "the file is missing") in [(found.key, found.problem) for found in damage]
+    assert any(found.key == "smri/table" and found.scans for found in damage)
+
+
+@pytest.mark.parametrize("name", ["smri_table/c.77.0", "notes.txt", "_build/plan.json", "extra/zarr.json"])
+def test_a_file_that_does_not_belong_is_found(store: Path, name: str) -> None:
+    (store / name).parent.mkdir(exist_ok=True)
+    (store / name).write_text("{}")
+    assert [found.key for found in verify(store)] == [name]
+
+
+@pytest.mark.parametrize("name", ["age", "participant_id", "smri_table_present", "smri_xhemi_channel"])
+def test_a_missing_small_array_is_found(store: Path, name: str) -> None:
+    (store / name / "c.0").unlink()
+    assert any(name in (found.key, found.key.split("/")[0]) for found in verify(store))
+
+
+def test_a_description_that_was_rewritten_with_its_hash_still_meets_the_content(store: Path) -> None:
+    root = json.loads((store / "zarr.json").read_text())
+    ours = root["attributes"]["hpc_brainage"]
+    ours["modalities"]["smri/vbm"]["affine"][0][0] = -2.0
+    ours["record_sha256"] = record_hash(root)
+    (store / "zarr.json").write_text(json.dumps(root))
+    assert [found.key for found in verify(store)] == ["content"]
+
+
+def test_the_summary_counts_what_is_there(made: Path) -> None:
+    cohort, values = mixed_cohort()
+    summary = describe(Store.open(made))
+    people = summary.people
+    assert (people.scans, people.participants, people.age_known) == (21, 11, 18)
+    assert people.age_mean == pytest.approx(cohort.scans["age"].mean())
+    assert people.sexes == {"F": 7, "M": 7, "U": 7}
+    assert people.sites["São 0"] == 6
+    assert people.without_data >= 1
+    assert people.further_columns == ("FIQ", "fiq", "scanner")
+    table, vbm, _ = summary.modalities
+    present = cohort.sources["smri/table"].present
+    assert table.present == present.sum()
+    assert table.missing_share == pytest.approx(np.isnan(values["smri/table"][present]).mean())
+    assert table.constant_features == ("region 0",)
+    assert table.empty_features == ()
+    assert vbm.bytes_raw == vbm.present * 3 * 4 * 5 * 4
+    assert 0 < vbm.bytes_stored == sum(file.stat().st_size for file in (made / "smri_vbm").glob("c.*"))
+    assert summary.parts == 6

@@ -1,0 +1,200 @@
+"""A whole training run on a planted cohort: it learns, repeats, resumes, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted import planted_store
+
+from hpc_brainage.config import RunConfig, load_config
+from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.evaluation.evidence import complete
+from hpc_brainage.training.records import RunFolder
+from hpc_brainage.training.run import FinishedRun, run_training
+
+QUICK = (
+    "smri.components=10", "fmri.components=8", "smri.hidden=[16]", "fmri.hidden=[16]", "model.shared=4",
+    "model.distinct=4", "training.folds=3", "training.epochs=25", "training.batch_size=16",
+    "training.weight_decay=0.1", "training.learning_rate=5e-3", "training.device=cpu",
+)  # fmt: skip
+
+
+def quick(*settings: str) -> RunConfig:
+    return load_config(None, [*QUICK, *settings])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted_store(tmp_path_factory.mktemp("planted"), volumes=True)
+
+
+def train(folder: Path, store: Path, config: RunConfig, where: str | None = None) -> FinishedRun:
+    return run_training(RunFolder.prepare(folder, config, store, where).path)
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return train(tmp_path_factory.mktemp("runs") / "base", store, quick())
+
+
+def test_the_model_beats_the_mean_and_the_evidence_says_so(finished: FinishedRun) -> None:
+    bundle = complete(finished)
+    evidence = bundle.info.evidence
+    assert evidence is not None
+    assert evidence.model.n == evidence.mean_predictor.n == 120
+    assert evidence.model.mae < 0.5 * evidence.mean_predictor.mae
+    assert evidence.ridge.mae < 0.5 * evidence.mean_predictor.mae
+    assert set(evidence.by_available) == {"smri+fmri", "smri", "fmri"}
+    assert "not a diagnostic device" in (finished.folder.model / "MODEL_CARD.md").read_text().lower()
+    assert (finished.folder.path.parent / "latest").resolve() == finished.folder.path.resolve()
+    assert finished.folder.is_finished
+
+
+def test_every_person_is_held_out_once_by_a_member_that_never_saw_them(finished: FinishedRun) -> None:
+    held_out = pd.read_csv(finished.folder.held_out, sep="\t", dtype={"participant_id": str})
+    assert held_out["brain_age"].notna().all()
+    assert held_out["participant_id"].tolist() == finished.data.scans["participant_id"].tolist()
+    never_saw = finished.bundle.member_that_never_saw(held_out["participant_id"].tolist())
+    assert np.array_equal(never_saw, held_out["fold"])
+
+
+def test_the_same_run_gives_the_same_bytes(finished: FinishedRun, store: Path, tmp_path: Path) -> None:
+    again = train(tmp_path / "base", store, quick())
+    assert (again.folder.model / "model.safetensors").read_bytes() == (
+        finished.folder.model / "model.safetensors"
+    ).read_bytes()
+    pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_next_member(
+    finished: FinishedRun, store: Path, tmp_path: Path
+) -> None:
+    run = RunFolder.prepare(tmp_path / "base", quick(), store, None)
+
+    class CutOffError(Exception):
+        pass
+
+    def cut(record: dict) -> None:
+        if record["member"] == 1:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        run_training(run.path, on_epoch=cut)
+    trained: set[int] = set()
+    again = run_training(run.path, on_epoch=lambda record: trained.add(record["member"]))
+    assert trained == {1, 2}
+    pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
+
+
+def test_metrics_hold_a_line_for_each_epoch_with_every_term(finished: FinishedRun) -> None:
+    lines = [json.loads(line) for line in finished.folder.metrics.read_text().splitlines()]
+    assert len(lines) == 3 * 25
+    terms = {"age", "reconstruction", "cross", "kl", "ratio", "adversarial", "discriminator"}
+    assert terms <= set(lines[0])
+    assert lines[24]["age"] < 0.7 * lines[0]["age"]
+
+
+def test_early_stopping_keeps_the_best_epoch(store: Path, tmp_path: Path) -> None:
+    config = quick("training.validation=0.2", "training.patience=3", "training.epochs=60", "training.folds=2")
+    run = train(tmp_path / "early", store, config)
+    lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    for index in range(2):
+        errors = [line["validation_mae"] for line in lines if line["member"] == index]
+        summary = json.loads((run.folder.checkpoints / f"member-{index}.json").read_text())["summary"]
+        assert summary["best_epoch"] == int(np.argmin(errors))
+        assert len(errors) < 60
+        assert len(errors) - 1 - summary["best_epoch"] == 3
+    assert not list(run.folder.checkpoints.glob("*best*"))
+
+
+@pytest.mark.parametrize("role", ["smri", "fmri"])
+def test_a_store_can_be_trained_on_with_one_modality(role: str, store: Path, tmp_path: Path) -> None:
+    other = "fmri" if role == "smri" else "smri"
+    run = train(tmp_path / role, store, quick(f"{other}.use=false", "training.folds=2"))
+    assert run.bundle.roles == (role,)
+    evidence = complete(run).info.evidence
+    assert evidence is not None
+    assert evidence.model.mae < 0.7 * evidence.mean_predictor.mae
+
+
+def test_modality_dropout_trains_too(store: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "drop", store, quick("training.modality_training=dropout", "training.folds=2"))
+    age = run.data.age
+    both = run.held_out["brain_age_smri_only"].notna() & run.held_out["brain_age_fmri_only"].notna()
+    for column in ("brain_age", "brain_age_smri_only", "brain_age_fmri_only"):
+        assert np.abs(run.held_out[column] - age)[both].mean() < 12
+
+
+def test_volumes_are_streamed_from_the_store(store: Path, tmp_path: Path) -> None:
+    config = quick(
+        "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4,8]", "fmri.use=false",
+        "training.folds=2", "training.epochs=12", "training.learning_rate=1e-2",
+    )  # fmt: skip
+    run = train(tmp_path / "volumes", store, config)
+    evidence = complete(run).info.evidence
+    assert evidence is not None
+    assert evidence.model.n == 120
+    assert evidence.model.mae < 0.7 * evidence.mean_predictor.mae
+
+
+def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Path) -> None:
+    from hpc_brainage.training import run as run_room
+
+    def permuted(*arguments: object) -> object:
+        data = load(*arguments)  # type: ignore[arg-type]
+        shuffled = np.random.default_rng(0).permutation(data.scans["age"].to_numpy())
+        data.scans["age"] = shuffled
+        return data
+
+    load = run_room.load_training_data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_room, "load_training_data", permuted)
+        evidence = complete(train(tmp_path / "permuted", store, quick("training.weight_decay=1"))).info.evidence
+    assert evidence is not None
+    assert evidence.model.mae > 0.9 * evidence.mean_predictor.mae
+
+
+def test_only_the_selected_people_are_trained_on(store: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "controls", store, quick("training.folds=2"), "diagnosis == 'control'")
+    assert set(run.data.scans["diagnosis"]) == {"control"}
+    assert run.bundle.info.training.where == "diagnosis == 'control'"
+    assert "left out by --where" in run.data.notes[0]
+
+
+def test_another_run_in_the_same_folder_is_refused(finished: FinishedRun, store: Path) -> None:
+    with pytest.raises(TrainingError, match="other settings"):
+        RunFolder.prepare(finished.folder.path, quick("training.seed=1"), store, None)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(TrainingError, match="not a run"):
+        RunFolder.prepare(tmp_path, quick(), store, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("smri.tables=['tabel']",), "no smri modality 'tabel'"),
+        (("smri.use=false", "fmri.use=false"), "no modality that these settings train on"),
+        (("smri.tables=['vbm']",), "needs a convolutional encoder"),
+        (("smri.encoder=sfcn",), "feature tables need the encoder mlp"),
+        (("training.folds=500",), "cannot be dealt"),
+    ],
+)
+def test_settings_that_do_not_fit_the_store_are_refused(
+    settings: tuple[str, ...], message: str, store: Path, tmp_path: Path
+) -> None:
+    from hpc_brainage.errors import BrainAgeError
+
+    with pytest.raises(BrainAgeError, match=message):
+        train(tmp_path / "run", store, quick(*settings))
+
+
+def test_a_selection_that_matches_nobody_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="matches none"):
+        train(tmp_path / "run", store, quick(), "age > 200")
