@@ -7,18 +7,25 @@ what stands here, with its meaning; everything else (the DeepSpeed configuration
 from __future__ import annotations
 
 import ast
+import json
+import reprlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from hpc_brainage.errors import UsageError, nearest
 
+Names = Annotated[tuple[str, ...], Strict(False)]  # TOML and JSON have lists only
+Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModalityConfig(_Section):
@@ -26,7 +33,7 @@ class ModalityConfig(_Section):
 
     use: bool = True
     """Train on this role when the store has it."""
-    tables: tuple[str, ...] = ()
+    tables: Names = ()
     """Names of the store's modalities of this role; empty means all of its feature tables."""
     components: int = Field(256, ge=0)
     """Principal components kept by the front end, fitted on training people; 0 keeps the features."""
@@ -36,7 +43,7 @@ class ModalityConfig(_Section):
     """A feature missing in more than this share of the training people is not used."""
     encoder: Literal["mlp", "sfcn"] = "mlp"
     """`mlp` for feature tables, `sfcn` for one volume."""
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: Widths = (256, 128)
     """Widths of the MLP's hidden layers, or channels of the SFCN's blocks."""
 
 
@@ -49,9 +56,9 @@ class ModelConfig(_Section):
     """Width of a modality's distinct code."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout in encoders and the age regressor."""
-    regressor: tuple[int, ...] = (64,)
+    regressor: Widths = (64,)
     """Hidden widths of the age regressor."""
-    discriminator: tuple[int, ...] = (64, 64)
+    discriminator: Widths = (64, 64)
     """Hidden widths of the discriminator of shared codes."""
     linear_path: bool = True
     """A linear path, starting at zero, from each modality's components (of a volume: its coarse block
@@ -81,7 +88,7 @@ class LossConfig(_Section):
     """Distances between code means, or between sampled codes."""
     age_form: Literal["l1", "mse"] = "l1"
     """Absolute or squared error of the age."""
-    age_scale: Literal["years", "log"] = "log"
+    age_scale: Literal["years", "log"] = "years"
     """Regress age, or its logarithm (after adding one year)."""
 
 
@@ -157,13 +164,15 @@ def parse_config(content: dict[str, Any], where: object = None) -> RunConfig:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise UsageError(
-            "the configuration file is not there", where=path, hint=nearest(path.name, siblings)
+            "the configuration file is not there",
+            where=path,
+            hint=nearest(path.name, siblings) if siblings else None,
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as problem:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise UsageError(f"not readable as TOML ({problem})", where=path) from None
 
 
@@ -181,7 +190,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # A JSON text is a TOML text, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     return repr(value)
@@ -189,23 +199,26 @@ def _toml_value(value: Any) -> str:
 
 def _apply(content: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not equals or not dot or not name:
+    section, _, name = key.strip().partition(".")
+    if not equals or not section or not name:
         raise UsageError(
             "a setting is not understood", where=f"--set {setting}", expected="--set section.key=value"
         )
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = _literal(text.strip())
-    content.setdefault(section, {})[name] = value
+    values = content.setdefault(section, {})
+    if not isinstance(values, dict):
+        raise UsageError(f"{section} is a section, not {values!r}", expected=f"[{section}] in the file")
+    values[name] = value
 
 
 def _literal(text: str) -> Any:
     """A value as a shell user writes it: `None`-free Python literals, or plain text without quotes."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nested without end
         return text
 
 
@@ -215,10 +228,9 @@ def _readable(problem: ValidationError, where: object) -> UsageError:
     setting = ".".join(path)
     place = f"{setting} in {where}" if where else setting
     if first["type"] == "extra_forbidden":
-        return UsageError(
-            "unknown setting", where=place, hint=nearest(path[-1], _known_keys(path[:-1]))
-        )
-    return UsageError(f"{first['msg'].lower()}, not {first['input']!r}", where=place)
+        return UsageError("unknown setting", where=place, hint=nearest(path[-1], _known_keys(path[:-1])))
+    expected = first["msg"].lower().replace("a valid tuple", "a list in square brackets")
+    return UsageError(f"{expected}, not {reprlib.repr(first['input'])}", where=place)
 
 
 def _known_keys(path: list[str]) -> list[str]:

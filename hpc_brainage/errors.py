@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -51,6 +52,10 @@ class BrainAgeError(Exception):
         self.hint = hint
         super().__init__(what, self.where, expected, hint)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How an error travels whole from a worker process to the one that shows it."""
+        return _again, (type(self), self.what, self.where, self.expected, self.hint)
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
@@ -60,6 +65,12 @@ class BrainAgeError(Exception):
         if self.hint:
             lines.append(f"  to do:    {self.hint}")
         return "\n".join(lines)
+
+
+def _again(
+    kind: type[BrainAgeError], what: str, where: str | None, expected: str | None, hint: str | None
+) -> BrainAgeError:
+    return kind(what, where=where, expected=expected, hint=hint)
 
 
 class UsageError(BrainAgeError, ValueError):
@@ -99,10 +110,11 @@ class EnvironmentLacks(BrainAgeError, RuntimeError):  # noqa: N818 - reads as th
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint that names the valid spelling closest to `name`, or lists the valid ones."""
+    """A hint that names the valid spelling closest to `name` but for case, or lists the valid ones."""
     choices = sorted(set(valid))
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    spelling = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), spelling, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {spelling[close[0]]!r}?"
     shown = ", ".join(choices[:20]) + (", ..." if len(choices) > 20 else "")
     return f"known: {shown}" if choices else "none are known"

@@ -53,10 +53,10 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, error: type[BrainAgeError] = BrainAgeError) -> Any:
     """Parse a JSON file; `error` is raised, naming the file, if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error("a file is missing", where=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"not readable as JSON ({problem})", where=path) from None
 
 

@@ -30,6 +30,14 @@ IDENTITY = ("participant_id", "session_id", "run")
 SCAN_COLUMNS = (*IDENTITY, "age", "sex", "site", "split", "diagnosis")
 SEXES = ("F", "M", "U")
 
+# What may follow a dot in a selection. A selection may come with somebody else's recipe, and a column
+# also has methods that write files.
+QUESTIONS = (
+    "str", "contains", "startswith", "endswith", "lower", "upper", "strip", "len",
+    "isin", "between", "isna", "isnull", "notna", "notnull", "abs",
+)  # fmt: skip
+_QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|`[^`\n]*`""")
+
 
 def scan_name(participant_id: str, session_id: str = "", run: str = "") -> str:
     """The BIDS spelling of an identity: `sub-01_ses-2_run-1`."""
@@ -49,8 +57,9 @@ def scan_names(scans: pd.DataFrame) -> list[str]:
 def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
     """Rows for which the expression `where` holds, as a boolean array of shape (scans,).
 
-    `where` is written in terms of the columns, as in `"dx == 'TC' and age >= 18"`; a row whose value
-    is unknown does not match a comparison. `None` selects every row.
+    `where` is written in terms of the columns, as in `"dx == 'TC' and age >= 18"`, with a column whose
+    name is not one word in backticks. A row whose value is unknown does not match a comparison, except
+    with `!=`. `None` selects every row.
 
     Raises
     ------
@@ -58,8 +67,7 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
     """
     if where is None:
         return np.ones(len(scans), dtype=bool)
-    if "@" in where or "__" in where:
-        raise UsageError("a selection may only name columns and values", where=f"--where {where!r}")
+    _refuse_more_than_questions(where)
     try:
         chosen = scans.eval(where, engine="python", local_dict={}, global_dict={})
     except Exception as problem:
@@ -89,3 +97,15 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
             hint="look at the values with `brainage inspect`",
         )
     return chosen
+
+
+def _refuse_more_than_questions(where: str) -> None:
+    """A selection asks; it does not call, assign or reach beyond the table."""
+    code = _QUOTED.sub("''", where)
+    if re.search(r"[@#;\n]|__", code):
+        raise UsageError("a selection may only name columns and values", where=f"--where {where!r}")
+    for name in re.findall(r"\.\s*([^\W\d]\w*)", code):
+        if name not in QUESTIONS:
+            raise UsageError(
+                f"a selection cannot use .{name}", where=f"--where {where!r}", hint=nearest(name, QUESTIONS)
+            )

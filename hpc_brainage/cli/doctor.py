@@ -78,7 +78,10 @@ def _compiler() -> tuple[str, str]:
 def _slurm() -> tuple[str, str]:
     if shutil.which("sbatch") is None:
         return "missing", "everything runs on this machine; --nodes needs a cluster's login node"
-    return _first_line(["sbatch", "--version"]) or "sbatch", _first_line(["sinfo", "-h", "-o", "%P %D nodes"])
+    partitions = _first_line(["sinfo", "-h", "-o", "%P %D nodes"])
+    if not partitions:
+        return "no cluster", "sbatch is installed but reaches no cluster: everything runs on this machine"
+    return _first_line(["sbatch", "--version"]) or "sbatch", partitions
 
 
 def _cores() -> tuple[str, str]:

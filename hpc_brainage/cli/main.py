@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from hpc_brainage.cli.convert import convert
 from hpc_brainage.cli.demo import demo
@@ -14,10 +17,40 @@ from hpc_brainage.cli.score import score
 from hpc_brainage.cli.simulate import simulate
 from hpc_brainage.cli.train import train
 from hpc_brainage.cli.verify import verify
-from hpc_brainage.errors import BrainAgeError, ExitCode
+from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode
+
+
+class _Verbs(TyperGroup):
+    """Never ends in a traceback for bad input, a full disk or a folder that cannot be written."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrainAgeError as error:
+            raise _ended(f"error: {error}", error.exit_code) from None
+        except KeyboardInterrupt:
+            message = "interrupted; the same command again goes on where this one stopped"
+            raise _ended(message, ExitCode.INTERRUPTED) from None
+        except OSError as problem:
+            if problem.filename is None and problem.errno != errno.ENOSPC:
+                raise  # not about a file of the user's
+            unusable = EnvironmentLacks(
+                f"a file or folder cannot be used ({problem.strerror})",
+                where=problem.filename,
+                hint="look at the path, its permissions and the free space, then run the command again",
+            )
+            raise _ended(f"error: {unusable}", unusable.exit_code) from None
+
+
+def _ended(message: str, code: ExitCode) -> typer.Exit:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    return typer.Exit(int(code))
+
 
 app = typer.Typer(
     name="brainage",
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,13 +80,5 @@ def _common(
 
 
 def run() -> None:
-    """Entry point of the command; never ends in a traceback for bad input."""
-    try:
-        app()
-    except BrainAgeError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(int(error.exit_code))
-    except KeyboardInterrupt:
-        print("interrupted; the same command again goes on where this one stopped", file=sys.stderr)
-        sys.exit(int(ExitCode.INTERRUPTED))
+    """Entry point of the command."""
+    app()

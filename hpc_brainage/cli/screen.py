@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal, Protocol
 
 from rich import box
 from rich.console import Console
@@ -11,12 +13,21 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
+_PAGE_WIDTH = 120
+"""Columns where the output is a file or a pipe and no terminal says how wide it is."""
+
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PAGE_WIDTH)
+
+
+class Show(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; call what it yields with (done, total)."""
+def progress(what: str) -> Iterator[Show]:
+    """A progress bar; call what it yields with (done, total) and, if there is one, a remark."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,7 +48,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print a small table; columns that start with `>` are aligned to the right."""
     shown = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD)
     for name in columns:
-        shown.add_column(escape(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+        side: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        shown.add_column(escape(name.removeprefix(">")), justify=side, overflow="fold")
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
     console.print(shown)

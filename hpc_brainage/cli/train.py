@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ def train(
         str | None, typer.Option(help="Name of the run; by default the store's name.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("runs"),
-    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on; more than one needs SLURM.")] = 1,
 ) -> None:
     """Train an SA-AVAE by cross-validation over people and write the model bundle.
 
@@ -52,17 +53,26 @@ def train(
             where=Path.cwd(),
             hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
         )
-    if nodes > 1:
-        _refuse_nodes(nodes)
+    if nodes > 1 and shutil.which("sbatch") is None:
+        raise EnvironmentLacks(
+            f"--nodes {nodes} needs a SLURM cluster, and this machine has none (no sbatch)",
+            hint="run the command on a cluster's login node, or leave --nodes out to train here",
+        )
     chosen = store or DEFAULT_STORE
+    from hpc_brainage.store.reader import Store
     from hpc_brainage.training.records import RunFolder
 
+    Store.open(chosen)  # a run is not prepared for what is no store
     run = RunFolder.prepare(runs / (name or chosen.name.removesuffix(".zarr")), settings, chosen, where)
     if run.is_finished:
         say("this run is finished; nothing was left to do")
         from hpc_brainage.model.bundle import load_bundle
 
         show_result(load_bundle(run.model), run.path)
+        return
+    if nodes > 1:
+        say(f"prepared {run.path}; this version leaves the submission to you:")
+        say(f"  sbatch --nodes {nodes} slurm/train.sbatch {run.path}")
         return
     train_here(run.path)
 
@@ -97,32 +107,27 @@ def show_result(bundle: Bundle, run: Path) -> None:
 
     evidence = bundle.info.evidence
     assert evidence is not None, "a finished run has its evidence"
-    rows = [("this model", evidence.model)]
-    rows += [(f"  people with {group}", part) for group, part in evidence.by_available.items()]
-    rows += [("ridge, same inputs", evidence.ridge), ("predicting the mean age", evidence.mean_predictor)]
+    parts = {"everyone": evidence.everyone}
+    parts |= {f"with {group}": part for group, part in evidence.by_available.items()}
+    rows = [
+        (people if first else "", predictor, p.n, years(p.mae), years(p.rmse), years(p.r2), years(p.r))
+        for people, part in parts.items()
+        for first, predictor, p in (
+            (True, "this model", part.model),
+            (False, "ridge, same inputs", part.ridge),
+            (False, "predicting the mean age", part.mean_predictor),
+        )
+    ]
     table(
         f"held-out error, {evidence.folds}-fold over people, years",
-        ("predictor", ">people's scans", ">MAE", ">RMSE", ">R²", ">r"),
-        [(n, p.n, years(p.mae), years(p.rmse), years(p.r2), years(p.r)) for n, p in rows],
+        ("people", "predictor", ">scans", ">MAE", ">RMSE", ">R²", ">r"),
+        rows,
     )
-    if evidence.model.mae >= evidence.mean_predictor.mae:
+    if evidence.everyone.model.mae >= evidence.everyone.mean_predictor.mae:
         say("WARNING: the model is no better than predicting the mean age; do not use its brain ages")
-    elif evidence.model.mae >= evidence.ridge.mae:
+    elif evidence.everyone.model.mae >= evidence.everyone.ridge.mae:
         say("note: ridge regression is at least as good here")
     say(f"model       {run / 'model'}")
     say(f"model card  {run / 'model' / 'MODEL_CARD.md'}")
     say(f"held-out    {run / 'held_out.tsv'}")
 
-
-def _refuse_nodes(nodes: int) -> None:
-    import shutil
-
-    if shutil.which("sbatch") is None:
-        raise EnvironmentLacks(
-            f"--nodes {nodes} needs a SLURM cluster, and this machine has none (no sbatch)",
-            hint="run the command on a cluster's login node, or leave --nodes out to train here",
-        )
-    raise EnvironmentLacks(
-        f"this version does not submit to SLURM by itself yet (--nodes {nodes})",
-        hint="prepare and start the run with slurm/train.sbatch, which starts one worker for each GPU",
-    )

@@ -70,15 +70,21 @@ class Performance(_Record):
     r: float | None
 
 
+class Comparison(_Record):
+    """The model beside the simple predictors, on the same held-out people."""
+
+    model: Performance
+    ridge: Performance
+    mean_predictor: Performance
+
+
 class Evidence(_Record):
-    """Cross-validated errors of the model and of the simple predictors on the same folds."""
+    """Cross-validated errors on held-out people."""
 
     folds: int
-    model: Performance
-    by_available: dict[str, Performance] = Field(default_factory=dict)
-    """The model, by which modalities a person has ("smri+fmri", "smri", ...)."""
-    mean_predictor: Performance
-    ridge: Performance
+    everyone: Comparison
+    by_available: dict[str, Comparison] = Field(default_factory=dict)
+    """By which modalities a person has ("smri+fmri", "smri", ...), where people differ in that."""
 
 
 class BiasLine(_Record):

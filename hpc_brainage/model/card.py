@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import ModelInfo, Performance
+    from hpc_brainage.model.bundle import Comparison, ModelInfo, Performance
 
 
 def model_card(info: ModelInfo) -> str:
@@ -41,15 +41,10 @@ def model_card(info: ModelInfo) -> str:
         lines += [
             f"{evidence.folds}-fold cross-validation over people, uncorrected predictions, years:",
             "",
-            "| predictor | n | MAE | RMSE | R² | r |",
-            "|---|---|---|---|---|---|",
-            _row("this model", evidence.model),
-            *(
-                _row(f"this model, people with {name}", performance)
-                for name, performance in evidence.by_available.items()
-            ),
-            _row("ridge on the same features", evidence.ridge),
-            _row("predicting the mean age", evidence.mean_predictor),
+            "| people | predictor | n | MAE | RMSE | R² | r |",
+            "|---|---|---|---|---|---|---|",
+            *_rows("everyone", evidence.everyone),
+            *(row for name, part in evidence.by_available.items() for row in _rows(f"with {name}", part)),
         ]
     lines += ["", "## Age bias", ""]
     if info.bias is None:
@@ -74,6 +69,14 @@ def model_card(info: ModelInfo) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _rows(people: str, comparison: Comparison) -> list[str]:
+    return [
+        _row(f"{people} | this model", comparison.model),
+        _row(f"{people} | ridge on the same inputs", comparison.ridge),
+        _row(f"{people} | predicting the mean age", comparison.mean_predictor),
+    ]
 
 
 def _row(name: str, performance: Performance) -> str:

@@ -101,7 +101,7 @@ def test_people_of_the_training_are_scored_by_the_member_that_never_saw_them(tra
     np.testing.assert_allclose(table["brain_age"], held_out["brain_age"], rtol=1e-5)
     evidence = load_bundle(model).info.evidence
     assert evidence is not None
-    assert table["bag"].abs().mean() == pytest.approx(evidence.model.mae, rel=1e-4)
+    assert table["bag"].abs().mean() == pytest.approx(evidence.everyone.model.mae, rel=1e-4)
 
 
 def test_features_are_matched_by_name_and_not_by_place(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_the_model_beats_the_mean_and_the_evidence_says_so(finished: FinishedRun
     bundle = complete(finished)
     evidence = bundle.info.evidence
     assert evidence is not None
-    assert evidence.model.n == evidence.mean_predictor.n == 120
-    assert evidence.model.mae < 0.5 * evidence.mean_predictor.mae
-    assert evidence.ridge.mae < 0.5 * evidence.mean_predictor.mae
+    assert evidence.everyone.model.n == evidence.everyone.mean_predictor.n == 120
+    assert evidence.everyone.model.mae < 0.5 * evidence.everyone.mean_predictor.mae
+    assert evidence.everyone.ridge.mae < 0.5 * evidence.everyone.mean_predictor.mae
     assert set(evidence.by_available) == {"smri+fmri", "smri", "fmri"}
     assert "not a diagnostic device" in (finished.folder.model / "MODEL_CARD.md").read_text().lower()
     assert (finished.folder.path.parent / "latest").resolve() == finished.folder.path.resolve()
@@ -118,7 +118,7 @@ def test_a_store_can_be_trained_on_with_one_modality(role: str, store: Path, tmp
     assert run.bundle.roles == (role,)
     evidence = complete(run).info.evidence
     assert evidence is not None
-    assert evidence.model.mae < 0.7 * evidence.mean_predictor.mae
+    assert evidence.everyone.model.mae < 0.7 * evidence.everyone.mean_predictor.mae
 
 
 def test_modality_dropout_trains_too(store: Path, tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_volumes_are_streamed_from_the_store(store: Path, tmp_path: Path) -> Non
     run = train(tmp_path / "volumes", store, config)
     evidence = complete(run).info.evidence
     assert evidence is not None
-    assert evidence.model.n == 120
-    assert evidence.model.mae < 0.7 * evidence.mean_predictor.mae
+    assert evidence.everyone.model.n == 120
+    assert evidence.everyone.model.mae < 0.7 * evidence.everyone.mean_predictor.mae
 
 
 def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Pa
         patch.setattr(run_room, "load_training_data", permuted)
         evidence = complete(train(tmp_path / "permuted", store, quick("training.weight_decay=1"))).info.evidence
     assert evidence is not None
-    assert evidence.model.mae > 0.9 * evidence.mean_predictor.mae
+    assert evidence.everyone.model.mae > 0.9 * evidence.everyone.mean_predictor.mae
 
 
 def test_only_the_selected_people_are_trained_on(store: Path, tmp_path: Path) -> None:
