@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from hpc_brainage.errors import UsageError, nearest
 
@@ -39,7 +39,7 @@ class ModalityConfig(_Section):
     """Principal components kept by the front end, fitted on training people; 0 keeps the features."""
     clip_sd: float = Field(5.0, gt=0)
     """Standardised features are clipped to this many standard deviations."""
-    max_missing: float = Field(0.5, ge=0, lt=1)
+    max_missing: float = Field(0.2, ge=0, lt=1)
     """A feature missing in more than this share of the training people is not used."""
     encoder: Literal["mlp", "sfcn"] = "mlp"
     """`mlp` for feature tables, `sfcn` for one volume."""
@@ -122,8 +122,12 @@ class TrainingConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
-    bf16: bool = False
-    """Train in bfloat16; only where the device has it."""
+
+    @model_validator(mode="after")
+    def _nobody_loses_everything(self) -> TrainingConfig:
+        if self.drop_smri + self.drop_fmri > 1:
+            raise ValueError("drop_smri and drop_fmri together may be at most 1")
+        return self
 
 
 class RunConfig(_Section):
@@ -229,6 +233,8 @@ def _readable(problem: ValidationError, where: object) -> UsageError:
     place = f"{setting} in {where}" if where else setting
     if first["type"] == "extra_forbidden":
         return UsageError("unknown setting", where=place, hint=nearest(path[-1], _known_keys(path[:-1])))
+    if first["type"] == "value_error":  # said by us, of several settings together
+        return UsageError(str(first["ctx"]["error"]), where=place)
     expected = first["msg"].lower().replace("a valid tuple", "a list in square brackets")
     return UsageError(f"{expected}, not {reprlib.repr(first['input'])}", where=place)
 

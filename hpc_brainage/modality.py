@@ -49,9 +49,7 @@ class Modality:
             )
         rank = {"features": 1, "volume": 3, "surface": 2}[self.kind]
         if len(self.shape) != rank:
-            raise UsageError(
-                f"{self.kind} of shape {self.shape}", where=self.key, expected=f"{rank} axes"
-            )
+            raise UsageError(f"{self.kind} of shape {self.shape}", where=self.key, expected=f"{rank} axes")
         named = {"features": self.shape[0], "surface": self.shape[0], "volume": 0}[self.kind]
         if len(self.features) != named:
             raise UsageError(f"{len(self.features)} names for {named} {self.kind}", where=self.key)

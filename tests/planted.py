@@ -14,7 +14,9 @@ from hpc_brainage.modality import Modality
 SMRI, FMRI, GRID = 30, 20, (12, 14, 12)
 
 
-def planted_cohort(people: int = 120, seed: int = 0, *, volumes: bool = False, name: str = "planted") -> Cohort:
+def planted_cohort(
+    people: int = 120, seed: int = 0, *, volumes: bool = False, name: str = "planted"
+) -> Cohort:
     """People of 10 to 80 years; the last sixth lacks fMRI, two have sMRI missing.
 
     Features are linear in age, in a latent that both modalities share and in one of their own, with

@@ -42,8 +42,8 @@ def test_a_setting_is_laid_over_the_file(tmp_path: Path) -> None:
         ("training.epochs=12", "training", "epochs", 12),
         ("training.learning_rate=1e-2", "training", "learning_rate", 0.01),
         ("loss.age=2", "loss", "age", 2.0),
-        ("training.bf16=true", "training", "bf16", True),
-        ("training.bf16=True", "training", "bf16", True),
+        ("smri.use=true", "smri", "use", True),
+        ("smri.use=True", "smri", "use", True),
         ("fmri.use=false", "fmri", "use", False),
         ("smri.hidden=[64,32]", "smri", "hidden", (64, 32)),
         ("smri.hidden=[]", "smri", "hidden", ()),
@@ -93,8 +93,8 @@ def test_an_unknown_setting_names_the_nearest(setting: str, message: str) -> Non
         "training.epochs=",
         "training.epochs=0",
         "training.folds=1",
-        "training.bf16=yes",
-        "training.bf16=1",
+        "smri.use=yes",
+        "smri.use=1",
         "training.zero_stage=4",
         "training.validation=0.5",
         "training.learning_rate=inf",
@@ -116,6 +116,13 @@ def test_a_value_of_the_wrong_kind_is_refused_and_named(setting: str) -> None:
     assert "not " in raised.value.what
     assert len(str(raised.value)) < 500
     assert "tuple" not in str(raised.value)
+
+
+def test_settings_that_contradict_each_other_are_said_in_our_own_words() -> None:
+    with pytest.raises(UsageError) as raised:
+        load_config(None, ["training.drop_smri=0.6", "training.drop_fmri=0.6"])
+    assert raised.value.what == "drop_smri and drop_fmri together may be at most 1"
+    assert raised.value.where == "training"
 
 
 def test_the_file_of_a_wrong_setting_is_named(tmp_path: Path) -> None:
@@ -187,11 +194,7 @@ contents = st.fixed_dictionaries(
         ),
         "training": st.fixed_dictionaries(
             {},
-            optional={
-                "seed": st.integers(0, 2**63),
-                "validation": st.floats(0, 0.49),
-                "bf16": st.booleans(),
-            },
+            optional={"seed": st.integers(0, 2**63), "validation": st.floats(0, 0.49)},
         ),
     },
 )

@@ -29,7 +29,7 @@ def convert(
         list[str] | None,
         typer.Option(
             metavar="ROLE[/NAME]=PATH",
-            help="Join a further source by participant (and session); ROLE is smri or fmri. May be repeated.",
+            help="Join a further source by participant (and session); ROLE is smri or fmri. Repeatable.",
         ),
     ] = None,
     where: Annotated[
@@ -42,22 +42,26 @@ def convert(
     session: Annotated[str | None, typer.Option(help="Session.", rich_help_panel=_PEOPLE)] = None,
     run: Annotated[str | None, typer.Option(help="Run.", rich_help_panel=_PEOPLE)] = None,
     age: Annotated[str | None, typer.Option(help="Age at the scan.", rich_help_panel=_PEOPLE)] = None,
-    age_unit: Annotated[
-        str, typer.Option(help="years or months.", rich_help_panel=_PEOPLE)
-    ] = "years",
+    age_unit: Annotated[str, typer.Option(help="years or months.", rich_help_panel=_PEOPLE)] = "years",
     sex: Annotated[str | None, typer.Option(help="Sex.", rich_help_panel=_PEOPLE)] = None,
     sex_codes: Annotated[
         str | None,
-        typer.Option(metavar="1=M,2=F", help="What the codes of the sex column mean.", rich_help_panel=_PEOPLE),
+        typer.Option(
+            metavar="1=M,2=F", help="What the codes of the sex column mean.", rich_help_panel=_PEOPLE
+        ),
     ] = None,
     site: Annotated[str | None, typer.Option(help="Site or scanner.", rich_help_panel=_PEOPLE)] = None,
-    split: Annotated[str | None, typer.Option(help="The cohort's own split.", rich_help_panel=_PEOPLE)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The cohort's own split.", rich_help_panel=_PEOPLE)
+    ] = None,
     diagnosis: Annotated[str | None, typer.Option(help="Diagnosis.", rich_help_panel=_PEOPLE)] = None,
     features: Annotated[
         str | None,
         typer.Option(metavar="GLOBS", help="Which columns are measurements, as in 'lh_*,rh_*'."),
     ] = None,
-    role: Annotated[str | None, typer.Option(help="Role of SOURCE's own measurements: smri or fmri.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Role of SOURCE's own measurements: smri or fmri.")
+    ] = None,
     connectivity: Annotated[
         str, typer.Option(help="How ROI time series become edges: pearson, partial or tangent.")
     ] = "pearson",

@@ -30,7 +30,9 @@ def doctor() -> None:
         ("memory", _memory),
         ("disk here", _disk),
     )
-    table("this machine", ("part", "found", "what that means"), [(name, *check()) for name, check in checks])
+    table(
+        "this machine", ("part", "found", "what that means"), [(name, *check()) for name, check in checks]
+    )
     say("Everything marked as missing is optional; `brainage demo` needs none of it.")
 
 
@@ -102,7 +104,10 @@ def _memory() -> tuple[str, str]:
 def _disk() -> tuple[str, str]:
     usage = shutil.disk_usage(Path.cwd())
     free = usage.free / 2**30
-    return f"{free:.0f} GiB free", "" if free > 400 else "the whole of OpenBHB is 350 GB; its tables are small"
+    return (
+        f"{free:.0f} GiB free",
+        "" if free > 400 else "the whole of OpenBHB is 350 GB; its tables are small",
+    )
 
 
 def _installed(package: str) -> str:

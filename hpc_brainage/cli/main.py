@@ -58,7 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Brain age at scale: scans become a store, a store trains a model, a model scores a store.",
     epilog="Exit codes: 0 done · 1 an error of ours · 2 usage · 3 bad input · 4 done, but some scans were"
-    " refused · 5 something is missing on this machine · 130 interrupted",
+    " refused · 5 this machine lacks something (SLURM, space, a permission) · 130 interrupted",
 )
 for verb in (convert, inspect, verify, train, score, simulate, demo, doctor):
     app.command()(verb)
@@ -74,7 +74,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _common(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Say the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Say the version."
+    ),
 ) -> None:
     pass
 

@@ -18,16 +18,12 @@ _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "
 
 def score(
     store: Annotated[Path, typer.Argument(help="The store to score.")],
-    model: Annotated[
-        Path, typer.Option(help="A run folder, or a model bundle.")
-    ] = Path("runs/latest"),
+    model: Annotated[Path, typer.Option(help="A run folder, or a model bundle.")] = Path("runs/latest"),
     out: Annotated[
         Path | None,
         typer.Option(help="Where the table goes, without suffix; by default scores/STORE_MODEL."),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only these scans, as in \"dx != 'TC'\".")
-    ] = None,
+    where: Annotated[str | None, typer.Option(help="Only these scans, as in \"dx != 'TC'\".")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; by default one for each core.")
     ] = None,

@@ -26,14 +26,12 @@ def train(
     ] = None,
     set: Annotated[
         list[str] | None,
-        typer.Option(metavar="SECTION.KEY=VALUE", help="Change one setting of the recipe. May be repeated."),
+        typer.Option(
+            metavar="SECTION.KEY=VALUE", help="Change one setting of the recipe. May be repeated."
+        ),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only these scans, as in \"dx == 'TC'\".")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the run; by default the store's name.")
-    ] = None,
+    where: Annotated[str | None, typer.Option(help="Only these scans, as in \"dx == 'TC'\".")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; by default the store's name.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("runs"),
     nodes: Annotated[int, typer.Option(min=1, help="Machines to train on; more than one needs SLURM.")] = 1,
 ) -> None:
@@ -123,11 +121,11 @@ def show_result(bundle: Bundle, run: Path) -> None:
         ("people", "predictor", ">scans", ">MAE", ">RMSE", ">R²", ">r"),
         rows,
     )
-    if evidence.everyone.model.mae >= evidence.everyone.mean_predictor.mae:
+    model, ridge, mean = (p.mae or 0.0 for p in vars(evidence.everyone).values())
+    if model >= mean:
         say("WARNING: the model is no better than predicting the mean age; do not use its brain ages")
-    elif evidence.everyone.model.mae >= evidence.everyone.ridge.mae:
+    elif model >= ridge:
         say("note: ridge regression is at least as good here")
     say(f"model       {run / 'model'}")
     say(f"model card  {run / 'model' / 'MODEL_CARD.md'}")
     say(f"held-out    {run / 'held_out.tsv'}")
-

@@ -32,7 +32,11 @@ def verify(
         f"damage: {len(damages)}",
         ("where", "what", "scans"),
         [
-            (d.key, d.problem, ", ".join(d.scans[:3]) + (f", ... {len(d.scans)}" if len(d.scans) > 3 else ""))
+            (
+                d.key,
+                d.problem,
+                ", ".join(d.scans[:3]) + (f", ... {len(d.scans)}" if len(d.scans) > 3 else ""),
+            )
             for d in damages[:_SHOWN]
         ],
     )

@@ -45,17 +45,13 @@ def ridge(data: TrainingData, fold: np.ndarray, *, age_scale: str) -> np.ndarray
         for role, x in inputs.items():
             here = data.inputs[role].present
             names = [str(i) for i in range(x.shape[1])]
-            front_end = fit_front_end(
-                x[train & here], names, components=0, clip_sd=5.0, max_missing=0.5
-            )
+            front_end = fit_front_end(x[train & here], names, components=0, clip_sd=5.0, max_missing=0.5)
             used = [int(name) for name in front_end.features]
             scaled = front_end(torch.from_numpy(x[:, used])).numpy()
             columns.append(np.where(here[:, None], scaled, 0.0))
         design = np.concatenate(columns, axis=1).astype(np.float64)
         scale = AgeScale.fit(age[train], "log" if age_scale == "log" else "years")
-        model = RidgeCV(alphas=_PENALTIES).fit(
-            design[train], scale.to_scale(age[train].double()).numpy()
-        )
+        model = RidgeCV(alphas=_PENALTIES).fit(design[train], scale.to_scale(age[train].double()).numpy())
         predicted[test] = scale.to_years(torch.from_numpy(model.predict(design[test]))).numpy()
     return predicted
 

@@ -1,8 +1,8 @@
 """Errors of predicted ages.
 
 These functions take raw predictions. A prediction from which the age trend was removed *with the
-person's own age* contains the answer: whatever the model, it correlates with age at r >= 0.89 (Butler et
-al. 2021), so such ages have no place here.
+person's own age* contains the answer: it correlates highly with age however poor the model is (Butler et
+al. 2021; for a least-squares predictor r >= 0.894, see `docs/method.md`). Such ages have no place here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hpc_brainage.model.bundle import Performance
 def performance(predicted: np.ndarray, age: np.ndarray) -> Performance:
     """MAE, RMSE, R² and r in years over the people for whom there is a prediction.
 
-    R² is against the mean age of these very people; R² and r are None where they are not defined (fewer
-    than three people, or ages or predictions that do not vary).
+    R² is against the mean age of these very people. What is not defined is None: R² and r for fewer than
+    three people or where ages or predictions do not vary, and all of them for nobody.
     """
     known = np.isfinite(predicted) & np.isfinite(age)
     p, y = predicted[known].astype(float), age[known].astype(float)
     if not len(y):
-        return Performance(n=0, mae=float("nan"), rmse=float("nan"), r2=None, r=None)
+        return Performance(n=0, mae=None, rmse=None, r2=None, r=None)
     error = p - y
     spread = float(((y - y.mean()) ** 2).sum())
     r2 = None if len(y) < 3 or spread == 0 else 1 - float((error**2).sum()) / spread

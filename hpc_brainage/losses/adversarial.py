@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from hpc_brainage.losses.means import masked_mean
 
-_LARGEST_LOGIT = 40.0
-"""exp(40) is still finite in single precision; a discriminator this sure has won in any case."""
+_LARGEST_LOGIT = 80.0
+"""exp(80) is still finite in single precision. Beyond it the encoder's gradient fades: a discriminator that
+is sure to e^-80 has to become less sure by its own loss first."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ def adversarial_terms(
     """
     roles = list(codes)
     gates = {role: _Gate(weight) for role in roles}
-    inputs = [
-        torch.cat([_bridge(codes[role], gates[role]), prior[role].to(codes[role])]) for role in roles
-    ]
+    inputs = [torch.cat([_bridge(codes[role], gates[role]), prior[role].to(codes[role])]) for role in roles]
     logits = discriminator(torch.cat(inputs)).chunk(len(roles))
     loss_d = loss_adv = right = codes[roles[0]].new_zeros(())
     for role, both in zip(roles, logits, strict=True):

@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 
 
-def masked_mean(
-    values_B: torch.Tensor, mask_B: torch.Tensor, count: int | torch.Tensor
-) -> torch.Tensor:
+def masked_mean(values_B: torch.Tensor, mask_B: torch.Tensor, count: int | torch.Tensor) -> torch.Tensor:
     """Sum of `values` where `mask` holds, over `count` (at least 1).
 
     Raises
@@ -20,9 +18,7 @@ def masked_mean(
     ValueError : shapes differ; broadcasting (B, 1) against (B,) would give B x B terms in silence.
     """
     if values_B.shape != mask_B.shape:
-        raise ValueError(
-            f"values {tuple(values_B.shape)} and mask {tuple(mask_B.shape)} differ in shape"
-        )
+        raise ValueError(f"values {tuple(values_B.shape)} and mask {tuple(mask_B.shape)} differ in shape")
     total = torch.where(mask_B, values_B, torch.zeros_like(values_B)).sum()
     if isinstance(count, torch.Tensor):
         return total / count.clamp(min=1)

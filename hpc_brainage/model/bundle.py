@@ -64,8 +64,8 @@ class Performance(_Record):
     """Errors on held-out people, in years; never of bias-corrected ages."""
 
     n: int
-    mae: float
-    rmse: float
+    mae: float | None
+    rmse: float | None
     r2: float | None
     r: float | None
 
@@ -112,7 +112,8 @@ class ModelInfo(_Record):
     training: TrainingPeople
     salt: str
     seen: dict[str, int]
-    """Salted hash of each training participant -> the member (fold) that did not see them."""
+    """Mark of each training participant and of each of their scans (`person_mark`, `scan_mark`) -> the
+    member (fold) that did not see them."""
     software: dict[str, str]
     evidence: Evidence | None = None
     bias: BiasLine | None = None
@@ -132,15 +133,36 @@ class Bundle:
     def roles(self) -> tuple[str, ...]:
         return self.members[0].roles
 
-    def member_that_never_saw(self, participant_ids: Sequence[str]) -> np.ndarray:
-        """For each person the member whose training left them out, or -1 for people unknown to all."""
-        hashes = [person_hash(person, self.info.salt) for person in participant_ids]
-        return np.array([self.info.seen.get(h, -1) for h in hashes], dtype=np.int64)
+    def member_that_never_saw(
+        self, cohort: str, participant_ids: Sequence[str], checksums: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """For each scan the member whose training left its person out, or -1 if no member knows them.
+
+        A person is known by the cohort's name with the identifier, which another cohort may use for
+        somebody else, or by a scan with the very same data, whatever it is called.
+
+        Parameters
+        ----------
+        cohort : name of the store that is scored.
+        participant_ids : of each scan.
+        checksums : of each scan, the checksums of its measurements ("" where it has none).
+        """
+        salt, seen = self.info.salt, self.info.seen
+        found = []
+        for person, scans in zip(participant_ids, checksums, strict=True):
+            marks = [person_mark(cohort, person, salt), *(scan_mark(scan, salt) for scan in scans if scan)]
+            found.append(next((seen[mark] for mark in marks if mark in seen), -1))
+        return np.array(found, dtype=np.int64)
 
 
-def person_hash(participant_id: str, salt: str) -> str:
+def person_mark(cohort: str, participant_id: str, salt: str) -> str:
     """A participant's mark in a bundle; the identifier itself is not given away with the model."""
-    return hashlib.sha256(f"{salt}:{participant_id}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{salt}:{cohort}:{participant_id}".encode()).hexdigest()[:16]
+
+
+def scan_mark(checksum: str, salt: str) -> str:
+    """The mark of one measurement of a training scan, from its checksum in the store."""
+    return hashlib.sha256(f"{salt}:{checksum}".encode()).hexdigest()[:16]
 
 
 def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bundle:
@@ -161,7 +183,12 @@ def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bun
     remove_tree(folder)
     os.replace(fresh, folder)
     sync_directory(folder.parent)
-    return Bundle(info, tuple(members), sha256_of_file(folder / INFO))
+    return Bundle(info, tuple(members), bundle_sha256(folder))
+
+
+def bundle_sha256(folder: Path) -> str:
+    """A bundle's hash: of its description, which holds the hash of its weights."""
+    return sha256_of_file(folder / INFO)
 
 
 def read_info(folder: Path) -> ModelInfo:
@@ -192,9 +219,7 @@ def read_info(folder: Path) -> ModelInfo:
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ModelError(
-            f"the model's description is damaged at {place}", where=folder / INFO
-        ) from None
+        raise ModelError(f"the model's description is damaged at {place}", where=folder / INFO) from None
 
 
 def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
@@ -223,4 +248,4 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
             members.append(member.eval())
     except (SafetensorError, RuntimeError, KeyError, TypeError) as problem:
         raise ModelError(f"the weights do not fit the description ({problem})", where=folder) from None
-    return Bundle(info, tuple(members), sha256_of_file(folder / INFO))
+    return Bundle(info, tuple(members), bundle_sha256(folder))

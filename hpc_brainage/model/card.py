@@ -29,9 +29,7 @@ def model_card(info: ModelInfo) -> str:
         "",
         "## Takes",
     ]
-    lines += [
-        f"- {role}: {len(names)} features, found by name" for role, names in info.features.items()
-    ]
+    lines += [f"- {role}: {len(names)} features, found by name" for role, names in info.features.items()]
     lines += [f"- {role}: volumes of {' x '.join(map(str, g))}" for role, g in info.volumes.items()]
     lines += ["", "## Held-out error", ""]
     if info.evidence is None:

@@ -27,7 +27,7 @@ class FrontEnd(nn.Module):
     """Select, impute, standardise, clip and project features.
 
     Buffers (F features used, P components): `median_F`, `mean_F`, `sd_F`, `basis_FP` (orthonormal columns;
-    absent if the features are used as they are) and `scale`.
+    no columns if the features are used as they are) and `scale`.
     """
 
     median_F: torch.Tensor

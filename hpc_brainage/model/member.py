@@ -18,6 +18,9 @@ from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.front_end import FrontEnd
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
 
+SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
+"""How the network is told a person's sex."""
+
 LEAST_KNOWN_SHARE = 0.5
 """A scan that lacks more than this share of a role's features counts as lacking the role."""
 

@@ -47,7 +47,8 @@ def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:
     """
     matches: dict[str, RoleMatch] = {}
     for role, features in info.features.items():
-        matches[role] = _match_features(store, role, features)
+        tables = info.config.modality(role).tables
+        matches[role] = _match_features(store, role, features, tables)
     for role, grid in info.volumes.items():
         matches[role] = _match_volume(store, role, grid, info)
     if not any(match.present.any() for match in matches.values()):
@@ -60,8 +61,13 @@ def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:
     return matches
 
 
-def _match_features(store: Store, role: str, features: tuple[str, ...]) -> RoleMatch:
-    table = RoleTable(store, role)
+def _match_features(
+    store: Store, role: str, features: tuple[str, ...], tables: tuple[str, ...]
+) -> RoleMatch:
+    # The tables that the model was trained on, where the store has them by these names; else all of the
+    # role's: names of features are what counts.
+    known = [name for name in tables if f"{role}/{name}" in store.modalities]
+    table = RoleTable(store, role, known)
     place = {name: index for index, name in enumerate(table.names)}
     columns = np.array([place.get(name, -1) for name in features], dtype=np.int64)
     missing = tuple(name for name in features if name not in place)
@@ -89,9 +95,7 @@ def _match_volume(store: Store, role: str, grid: tuple[int, ...], info: ModelInf
         raise ModelError(
             f"the store's {volume.key} has grid {volume.shape}", where=store.path, expected=str(grid)
         )
-    return RoleMatch(
-        role, store.present(volume.key), np.empty(0, dtype=np.int64), (), 0, None, volume.key
-    )
+    return RoleMatch(role, store.present(volume.key), np.empty(0, dtype=np.int64), (), 0, None, volume.key)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -5,8 +5,9 @@ with age. With the line ŷ ≈ a + b y fitted on held-out predictions of the tra
 gap is Δ - (a + (b - 1) y). This is the correction of Beheshti et al. (2019), which is algebraically the
 one of de Lange and Cole (2020).
 
-The line never comes from the people who are scored: there, it would take out the very effect that a
-study looks for. The raw gap is always kept beside the corrected one.
+The line is never fitted on a cohort that is scored for a study: there, it would take out the very effect
+that the study looks for. (Where the training cohort itself is scored, line and gaps come from the same
+held-out predictions.) The raw gap is always kept beside the corrected one.
 """
 
 from __future__ import annotations

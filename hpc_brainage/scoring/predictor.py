@@ -10,14 +10,13 @@ import torch
 
 from hpc_brainage.errors import BrainAgeError
 from hpc_brainage.model.bundle import Bundle
-from hpc_brainage.model.member import LEAST_KNOWN_SHARE, Member
+from hpc_brainage.model.member import LEAST_KNOWN_SHARE, SEX_NUMBERS, Member
 from hpc_brainage.scans import SCAN_COLUMNS
 from hpc_brainage.scoring import bias
 from hpc_brainage.scoring.alignment import RoleMatch
 from hpc_brainage.scoring.table import SCHEMA
 from hpc_brainage.store.reader import Store
 
-SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
 _ROLES = ("smri", "fmri")
 _YEARS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only", "brain_age_other_sex")
 IMPLAUSIBLE_YEARS = (0.0, 120.0)
@@ -52,14 +51,18 @@ class Predictor:
     def _empty(self, rows: np.ndarray) -> pd.DataFrame:
         scans = self.store.scans.iloc[rows].reset_index(drop=True)
         table = scans.reindex(columns=[c for c in SCHEMA if c in SCAN_COLUMNS])
-        n = len(rows)
         table["status"], table["reason"], table["flags"] = "missing", "", ""
         for column in (*_YEARS, "bag", "bag_corrected", "brain_age_sd_members"):
             table[column] = np.nan
         for role in _ROLES:
             table[f"has_{role}"], table[f"imputed_{role}"] = False, 0
         table["members_used"] = 0
-        unseen_by = self.bundle.member_that_never_saw(scans["participant_id"].tolist())
+        checksums = zip(
+            *(self.store.sha256(key)[rows].tolist() for key in self.store.modalities), strict=True
+        )
+        unseen_by = self.bundle.member_that_never_saw(
+            self.store.name, scans["participant_id"].tolist(), list(checksums)
+        )
         table["held_out"] = unseen_by >= 0
         table["_member"] = unseen_by
         line = self.bundle.info.bias
@@ -71,10 +74,8 @@ class Predictor:
         table["site_seen"] = scans["site"].isin(list(people.sites)) & (scans["site"] != "")
         table["model"], table["model_sha256"] = self.bundle.info.name, self.bundle.sha256
         table["store_sha256"], table["software"] = self.store.content_sha256, self.software
-        extras = scans.drop(
-            columns=[c for c in scans.columns if c in table.columns or c in SCAN_COLUMNS]
-        )
-        assert len(table) == n
+        extras = scans.drop(columns=list(SCAN_COLUMNS))
+        extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
         return pd.concat([table[[c for c in SCHEMA if c in table] + ["_member"]], extras], axis=1)
 
     def _fill(self, table: pd.DataFrame, rows: np.ndarray, places: np.ndarray) -> None:
@@ -117,7 +118,7 @@ class Predictor:
             mean = sums["brain_age"] / used
             variance = np.maximum(squares / used - mean**2, 0) * used / np.maximum(used - 1, 1)
         table.loc[places, "brain_age_sd_members"] = np.where(used > 1, np.sqrt(variance), np.nan)
-        table.loc[places, "members_used"] = used
+        table.loc[places, "members_used"] = np.where(np.isfinite(mean), used, 0)
         for role in _ROLES:
             table.loc[places, f"has_{role}"] = has[role]
             table.loc[places, f"imputed_{role}"] = imputed[role].astype(np.int64)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError
 from hpc_brainage.files import read_json, remove_tree, write_durably, write_json
-from hpc_brainage.model.bundle import ModelInfo, load_bundle, read_info
+from hpc_brainage.model.bundle import ModelInfo, bundle_sha256, load_bundle, read_info
 from hpc_brainage.provenance import package_version, software
 from hpc_brainage.scans import IDENTITY, scan_names, select_scans
 from hpc_brainage.scoring.alignment import match_roles
@@ -92,7 +92,7 @@ class _PartFolder:
 
     def __init__(self, folder: Path, store: Store, model_path: Path, where: str | None) -> None:
         self.folder = folder
-        self.model_sha256 = load_bundle(model_path).sha256
+        self.model_sha256 = bundle_sha256(model_path)
         self._belongs_to = {
             "model": self.model_sha256,
             "store": store.content_sha256,

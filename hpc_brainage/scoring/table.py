@@ -23,6 +23,7 @@ SCHEMA: dict[str, str] = {
     "age": "years at the scan; empty if unknown",
     "sex": "F, M or U (unknown)",
     "site": "as in the store",
+    "split": "as in the store",
     "diagnosis": "as in the store",
     "status": "scored; missing: none of the model's modalities is there; failed: see reason",
     "reason": "why a scan was not scored",
@@ -62,9 +63,7 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
             shown[column] = [_spreadsheet_safe(value) for value in shown[column]]
     write_text(paths["tsv"], shown.to_csv(sep="\t", index=False, float_format="%.6g"))
     write_durably(paths["parquet"], lambda file: table.to_parquet(file, index=False))
-    columns = {
-        name: SCHEMA.get(name, "a column of the cohort, as in the store") for name in table.columns
-    }
+    columns = {name: SCHEMA.get(name, "a column of the cohort, as in the store") for name in table.columns}
     write_json(paths["json"], {"schema_version": SCHEMA_VERSION, **about, "columns": columns})
     return paths
 

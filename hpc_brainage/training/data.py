@@ -17,11 +17,10 @@ import torch
 from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.modality import ROLES
+from hpc_brainage.model.member import SEX_NUMBERS
 from hpc_brainage.scans import select_scans
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.role_table import RoleTable, role_volume
-
-SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class TrainingData:
     scans : their table, numbered from 0; all following arrays are in this order.
     inputs : by role.
     availability : which modalities each scan has, as "smri+fmri", "smri" or "fmri".
+    checksums : of each scan, those of all its measurements in the store ("" where it has none).
     notes : who was left out, and why.
     """
 
@@ -73,6 +73,7 @@ class TrainingData:
     scans: pd.DataFrame
     inputs: dict[str, RoleInput]
     availability: list[str]
+    checksums: list[tuple[str, ...]]
     notes: tuple[str, ...]
 
     @property
@@ -132,7 +133,24 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
         for i in range(len(rows))
     ]
     scans = store.scans.iloc[rows].reset_index(drop=True)
-    return TrainingData(store, scans, inputs, availability, tuple(notes))
+    checksums = list(zip(*(store.sha256(key)[rows].tolist() for key in store.modalities), strict=True))
+    notes += _twins(scans, checksums)
+    return TrainingData(store, scans, inputs, availability, checksums, tuple(notes))
+
+
+def _twins(scans: pd.DataFrame, checksums: list[tuple[str, ...]]) -> list[str]:
+    """A note on people with the very same data under different names: folds cannot keep those apart."""
+    owners: dict[str, set[str]] = {}
+    for person, own in zip(scans["participant_id"], checksums, strict=True):
+        for checksum in filter(None, own):
+            owners.setdefault(checksum, set()).add(person)
+    twins = sorted({", ".join(sorted(people)) for people in owners.values() if len(people) > 1})
+    if not twins:
+        return []
+    return [
+        f"WARNING: {len(twins)} scans are there under several participants ({twins[0]}, ...): the held-out"
+        " error is too good if they fall into different folds"
+    ]
 
 
 def _input(store: Store, source: RoleTable | str, rows: np.ndarray) -> RoleInput:
@@ -150,9 +168,7 @@ def stream(
     def gather(rows: np.ndarray) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(rows)
         return {
-            role: source.read(rows)
-            if isinstance(source, VolumeInput)
-            else source[index.to(source.device)]
+            role: source.read(rows) if isinstance(source, VolumeInput) else source[index.to(source.device)]
             for role, source in inputs.items()
         }
 

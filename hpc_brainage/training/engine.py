@@ -77,7 +77,6 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.gradient_clipping,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.bf16},
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }

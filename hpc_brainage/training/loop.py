@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_brainage.config import RunConfig
+from hpc_brainage.config import RunConfig, TrainingConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.front_end import FrontEnd, fit_front_end
 from hpc_brainage.model.member import Member, VolumeScaler
+from hpc_brainage.model.noise import uniform
 from hpc_brainage.training.checkpoint import MemberCheckpoints
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput, stream
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.folds import batches, epoch_order, hold_back
-from hpc_brainage.training.objective import Batch, Objective
+from hpc_brainage.training.objective import STREAM_MODALITY, Batch, Objective
 
 _PREDICTION_BATCH = {"features": 4096, "volume": 8}
 _VOLUMES_TO_SCALE_BY = 32
@@ -81,13 +82,15 @@ def train_member(
         sums: dict[str, torch.Tensor] = {}
         for batch_rows, (local_rows, x) in zip(whole, stream(inputs, mine), strict=True):
             index = torch.from_numpy(local_rows)
+            seen = hide_modalities(present, batch_rows, settings, seed=task.seed, step=step)
+            mine_of_whole = slice(processes.rank, None, processes.world_size)
             batch = Batch(
                 x={role: value.to(processes.device) for role, value in x.items()},
-                present={role: mask[index].to(processes.device) for role, mask in present.items()},
+                present={role: mask[mine_of_whole].to(processes.device) for role, mask in seen.items()},
                 sex=sex[index].to(processes.device),
                 age=member.age_scale.to_scale(age[index]).to(processes.device),
                 scan=index.to(processes.device),
-                counts=_counts(present, batch_rows),
+                counts=_counts(seen),
                 step=step,
                 progress=step / total_steps,
                 processes=processes.world_size,
@@ -96,7 +99,7 @@ def train_member(
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             step += 1
-        record = {name: float(value) / len(whole) for name, value in sums.items()}
+        record = {name: value / len(whole) for name, value in _over_processes(sums, processes).items()}
         if not np.isfinite(record["loss"]):
             raise TrainingError(
                 f"the loss is {record['loss']} in epoch {epoch}",
@@ -150,9 +153,7 @@ def predict_rows(member: Member, data: TrainingData, rows: np.ndarray) -> dict[s
     sex = torch.from_numpy(data.sex)
     pieces = batches(rows, _PREDICTION_BATCH[kind]) if len(rows) else []
     for piece, x in stream(sources, pieces):
-        here = {
-            r: torch.from_numpy(source.present[piece]).to(device) for r, source in data.inputs.items()
-        }
+        here = {r: torch.from_numpy(source.present[piece]).to(device) for r, source in data.inputs.items()}
         x = {role: value.to(device) for role, value in x.items()}
         predicted = member.predict(x, here, sex[torch.from_numpy(piece)].to(device))
         alone = {f"age_{role}": value.cpu() for role, value in predicted.age_by_role.items()}
@@ -232,15 +233,41 @@ def _columns(member: Member, role: str, source: FeatureInput) -> np.ndarray:
     return np.array([place[name] for name in member.features(role)], dtype=np.int64)
 
 
-def _counts(present: dict[str, torch.Tensor], rows: np.ndarray) -> dict[str, int]:
-    """Scans of the whole step by modality; every process can tell, for all know the whole batch."""
+def hide_modalities(
+    present: dict[str, torch.Tensor], rows: np.ndarray, settings: TrainingConfig, *, seed: int, step: int
+) -> dict[str, torch.Tensor]:
+    """Presence of each modality for the whole step's scans, bool (rows,) by role.
+
+    With `modality_training = "dropout"` some people who have both lose one of them for this step. The
+    draw depends on the scan and the step, so every process knows it for the whole step.
+    """
     index = torch.from_numpy(rows)
     masks = {role: mask[index] for role, mask in present.items()}
+    if settings.modality_training != "dropout" or len(masks) < 2:
+        return masks
+    pair = masks["smri"] & masks["fmri"]
+    u = uniform(index, 1, seed=seed, step=step, stream=STREAM_MODALITY)[:, 0]
+    return {
+        "smri": masks["smri"] & ~(pair & (u > 1 - settings.drop_smri)),
+        "fmri": masks["fmri"] & ~(pair & (u < settings.drop_fmri)),
+    }
+
+
+def _counts(masks: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Scans of the whole step by modality; every process can tell, for all know the whole step."""
     counts = {role: int(mask.sum()) for role, mask in masks.items()}
     everyone = torch.stack(list(masks.values()))
     counts["pair"] = int(everyone.all(dim=0).sum()) if len(masks) == 2 else 0
-    counts["scans"] = len(rows)
+    counts["scans"] = everyone.shape[1]
     return counts
+
+
+def _over_processes(sums: dict[str, torch.Tensor], processes: Processes) -> dict[str, float]:
+    """Each process holds its scans' share of every mean over the step; together they are the mean."""
+    values = torch.stack([value.float() for value in sums.values()])
+    if processes.world_size > 1:
+        torch.distributed.all_reduce(values)
+    return dict(zip(sums, values.tolist(), strict=True))
 
 
 def _mean_absolute_error(member: Member, data: TrainingData, rows: np.ndarray) -> float:

@@ -6,7 +6,7 @@ by counts of the whole step, over all processes, so that the number of processes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -24,7 +24,8 @@ from hpc_brainage.model.sa_avae import SAAVAE, Code
 # What a draw is for: each purpose has a stream of its own.
 _STREAM_CODE = {"smri": 0, "fmri": 1}
 _STREAM_PRIOR = {"smri": 2, "fmri": 3}
-_STREAM_DROPOUT = 4
+STREAM_SEX = 4
+STREAM_MODALITY = 5
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,13 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to descend, scaled for averaging over processes, and each term for the log."""
         weights = self.config.loss
-        batch = self._with_dropouts(batch)
+        batch = self._with_hidden_sex(batch)
         codes = self.model.encode(batch.x, batch.present, self._noise(batch))
         terms: dict[str, torch.Tensor] = {"age": self._age(batch, codes)}
         total = weights.age * terms["age"]
         if weights.reconstruction or weights.cross:
             total = total + self._reconstructions(batch, codes, terms)
-        if weights.kl and "kl" in (self.config.model.prior_distinct, self.config.model.prior_shared):
+        if weights.kl and (self._kl_on_shared or self._kl_on_distinct):
             terms["kl"] = self._kl(batch, codes)
             total = total + weights.kl * _warmup(weights, batch.progress) * terms["kl"]
         if weights.ratio and len(self.model.roles) == 2:
@@ -149,10 +150,18 @@ class Objective(nn.Module):
             total = total + weights.cross * cross
         return total
 
+    @property
+    def _kl_on_shared(self) -> bool:
+        return self.config.model.prior_shared in ("kl", "both")
+
+    @property
+    def _kl_on_distinct(self) -> bool:
+        return self.config.model.prior_distinct == "kl"
+
     def _kl(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
         shared_width = self.config.model.shared
-        first = 0 if self.config.model.prior_shared in ("kl", "both") else shared_width
-        last = None if self.config.model.prior_distinct == "kl" else shared_width
+        first = 0 if self._kl_on_shared else shared_width
+        last = None if self._kl_on_distinct else shared_width
         total = batch.age.new_zeros(())
         for role, code in codes.items():
             mu, log_variance = code.mu[:, first:last], code.log_variance[:, first:last]
@@ -175,7 +184,7 @@ class Objective(nn.Module):
     # -- draws -------------------------------------------------------------------------------------
 
     def _noise(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Standard normal draws for the codes; none where a code has no prior on its variance at all."""
+        """Standard normal draws for the codes, by scan and step."""
         width = self.config.model.shared + self.config.model.distinct
         return {
             role: normal(batch.scan, width, seed=self.seed, step=batch.step, stream=_STREAM_CODE[role])
@@ -189,18 +198,11 @@ class Objective(nn.Module):
             for role in self.model.roles
         }
 
-    def _with_dropouts(self, batch: Batch) -> Batch:
-        """Hide the sex of a few people, and with `modality_training = "dropout"` a modality of some."""
-        training = self.config.training
-        u = uniform(batch.scan, 2, seed=self.seed, step=batch.step, stream=_STREAM_DROPOUT)
-        sex = torch.where(u[:, 0] < training.sex_dropout, torch.full_like(batch.sex, -1), batch.sex)
-        present = batch.present
-        if training.modality_training == "dropout" and len(self.model.roles) == 2:
-            pair = present["smri"] & present["fmri"]
-            no_fmri = pair & (u[:, 1] < training.drop_fmri)
-            no_smri = pair & (u[:, 1] > 1 - training.drop_smri)
-            present = {"smri": present["smri"] & ~no_smri, "fmri": present["fmri"] & ~no_fmri}
-        return Batch(**{**batch.__dict__, "sex": sex, "present": present})
+    def _with_hidden_sex(self, batch: Batch) -> Batch:
+        """Hide the sex of a few people, so that an unknown sex can be scored."""
+        u = uniform(batch.scan, 1, seed=self.seed, step=batch.step, stream=STREAM_SEX)[:, 0]
+        hidden = torch.full_like(batch.sex, -1)
+        return replace(batch, sex=torch.where(u < self.config.training.sex_dropout, hidden, batch.sex))
 
 
 def _warmup(weights: LossConfig, progress: float) -> float:

@@ -1,12 +1,12 @@
 """A run's folder: what shall be done, how far it is, and what has come of it.
 
-    runs/<name>/config.toml    the resolved settings
-                request.json   the store and the selection
-                status.json    how far the run got
-                metrics.jsonl  a line for each epoch of each member
-                held_out.tsv   each training person's prediction by the member that never saw them
-                checkpoints/   members, finished and under way
-                model/         the bundle
+runs/<name>/config.toml    the resolved settings
+            request.json   the store and the selection
+            status.json    how far the run got
+            metrics.jsonl  a line for each epoch of each member
+            held_out.tsv   each training person's prediction by the member that never saw them
+            checkpoints/   members, finished and under way
+            model/         the bundle
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class RunFolder:
                 )
             return run
         if path.exists() and any(path.iterdir()):
-            raise TrainingError("this folder is not a run of hpc_brainage", where=path, hint="choose a --name")
+            raise TrainingError(
+                "this folder is not a run of hpc_brainage", where=path, hint="choose a --name"
+            )
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_text(path / "config.toml", to_toml(config))
         write_json(path / "request.json", request)

@@ -16,7 +16,14 @@ import pandas as pd
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.files import sha256_of
-from hpc_brainage.model.bundle import Bundle, ModelInfo, TrainingPeople, person_hash, save_bundle
+from hpc_brainage.model.bundle import (
+    Bundle,
+    ModelInfo,
+    TrainingPeople,
+    person_mark,
+    save_bundle,
+    scan_mark,
+)
 from hpc_brainage.model.member import Member
 from hpc_brainage.provenance import software
 from hpc_brainage.scans import IDENTITY
@@ -147,10 +154,11 @@ def _info(
         store=data.store.name,
         store_sha256=data.store.content_sha256,
     )
-    seen = {
-        person_hash(person, salt): int(index)
-        for person, index in zip(scans["participant_id"], fold, strict=True)
-    }
+    cohort = data.store.name
+    seen: dict[str, int] = {}
+    for person, checksums, index in zip(scans["participant_id"], data.checksums, fold, strict=True):
+        seen[person_mark(cohort, person, salt)] = int(index)
+        seen |= {scan_mark(checksum, salt): int(index) for checksum in checksums if checksum}
     return ModelInfo(
         name=name,
         config=config,

@@ -112,6 +112,14 @@ def test_a_scan_that_the_model_cannot_score_is_listed_and_the_code_says_so(train
     assert table["reason"][3]
 
 
+def test_a_selection_that_is_not_understood_scores_nobody(trained: Trained) -> None:
+    folder, _ = trained
+    answer = type_command(folder, "score", "openbhb.zarr", "--out", "out/none", "--where", "agee > 3")
+    assert answer.code == 2
+    assert "did you mean 'age'?" in answer.text
+    assert not list((folder / "out").glob("none*"))
+
+
 def test_a_store_that_shares_too_few_features_with_the_model_is_refused(trained: Trained) -> None:
     folder, _ = trained
     cohort = planted_cohort(12, seed=3, name="other_atlas")
@@ -124,6 +132,23 @@ def test_a_store_that_shares_too_few_features_with_the_model_is_refused(trained:
     assert "the store has 10 of the 30 smri features that the model takes" in answer.text
     assert "other_atlas.zarr" in answer.err
     assert not (folder / "scores" / "other_atlas_openbhb.tsv").exists()
+
+
+def test_scans_that_are_found_damaged_are_listed_in_the_words_of_the_store(trained: Trained) -> None:
+    folder, _ = trained
+    store = planted_store(folder, people=12, seed=4, name="damaged")
+    shard = next((store / "fmri_table").rglob("c.*"))
+    content = bytearray(shard.read_bytes())
+    content[40] ^= 0xFF
+    shard.write_bytes(bytes(content))
+    answer = type_command(folder, "score", "damaged.zarr", "--workers", "1")
+    assert answer.code == 4
+    table = scores(folder / "scores" / "damaged_openbhb.tsv")
+    assert len(table) == 12
+    lost = table[table["status"] != "scored"]
+    assert len(lost) >= 10, "ten people have fMRI in the damaged chunk"
+    assert set(lost["brain_age"]) == {""}
+    assert lost["reason"].str.contains("fmri/table is damaged").all()
 
 
 def test_the_store_of_other_people_is_converted_inspected_and_verified(

@@ -35,7 +35,9 @@ def two_optimizers(s: dict) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     loss_d = loss_e = torch.zeros((), dtype=torch.float64)
     for role, code in codes.items():
         here, n = s["present"][role], s["counts"][role]
-        loss_d = loss_d + 0.5 * (F.softplus(-d(s["prior"][role])) + F.softplus(d(code.detach())))[here].sum() / n
+        loss_d = (
+            loss_d + 0.5 * (F.softplus(-d(s["prior"][role])) + F.softplus(d(code.detach())))[here].sum() / n
+        )
         loss_e = loss_e + WEIGHT * 0.5 * F.softplus(-d(code))[here].sum() / n
     for_d = torch.autograd.grad(loss_d, list(d.parameters()))
     for_e = torch.autograd.grad(loss_e, list(e.parameters()))

@@ -18,8 +18,9 @@ from hpc_brainage.model.bundle import (
     ModelInfo,
     TrainingPeople,
     load_bundle,
-    person_hash,
+    person_mark,
     save_bundle,
+    scan_mark,
 )
 from hpc_brainage.model.front_end import fit_front_end
 from hpc_brainage.model.member import Member, VolumeScaler
@@ -43,8 +44,10 @@ def saved(tmp_path: Path) -> Path:
         sites={"a": 40}, with_modality={"smri": 40}, where=None, store="s", store_sha256="0" * 64,
     )  # fmt: skip
     info = ModelInfo(
-        name="m", config=RunConfig(), members=tuple(m.describe() for m in members), features={"smri": NAMES},
-        volumes={}, training=people, salt="salt", seen={person_hash("01", "salt"): 1}, software={},
+        name="m", config=RunConfig(), members=tuple(m.describe() for m in members),
+        features={"smri": NAMES},
+        volumes={}, training=people, salt="salt", software={},
+        seen={person_mark("s", "01", "salt"): 1, scan_mark("abc", "salt"): 0},
     )  # fmt: skip
     save_bundle(tmp_path / "model", info, members)
     return tmp_path / "model"
@@ -69,7 +72,12 @@ def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> None:
-    assert load_bundle(saved).member_that_never_saw(["01", "02"]).tolist() == [1, -1]
+    bundle = load_bundle(saved)
+    nothing: list[list[str]] = [[""], [""]]
+    assert bundle.member_that_never_saw("s", ["01", "02"], nothing).tolist() == [1, -1]
+    assert bundle.member_that_never_saw("another cohort", ["01", "02"], nothing).tolist() == [-1, -1]
+    renamed = bundle.member_that_never_saw("another cohort", ["77", "78"], [["", "abc"], ["abd"]])
+    assert renamed.tolist() == [0, -1]
     assert '"01"' not in (saved / INFO).read_text()
 
 

@@ -15,7 +15,9 @@ NAMES = tuple(f"region {i}" for i in range(12))
 
 def table(people: int = 60, width: int = 12, seed: int = 0) -> np.ndarray:
     draw = np.random.default_rng(seed)
-    return (draw.normal(size=(people, 4)) @ draw.normal(size=(4, width)) + draw.normal(size=(people, width))) * 50
+    return (
+        draw.normal(size=(people, 4)) @ draw.normal(size=(4, width)) + draw.normal(size=(people, width))
+    ) * 50
 
 
 def fit(x: np.ndarray, names: tuple[str, ...] = NAMES, components: int = 5) -> FrontEnd:

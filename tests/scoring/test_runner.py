@@ -59,7 +59,9 @@ def changed(cohort: Cohort, role: str, **changes: object) -> Cohort:
 
 
 @pytest.mark.timeout(180)
-def test_a_new_cohort_is_scored_with_dask_and_accounted_for(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_new_cohort_is_scored_with_dask_and_accounted_for(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     model, _ = trained
     cohort = planted_cohort(50, seed=1, name="cases")
     cohort.scans.loc[3, "age"], cohort.scans.loc[4, "sex"] = np.nan, "U"
@@ -92,7 +94,9 @@ def test_a_new_cohort_is_scored_with_dask_and_accounted_for(trained: tuple[Path,
     assert not (tmp_path / "out.parts").exists()
 
 
-def test_people_of_the_training_are_scored_by_the_member_that_never_saw_them(trained: tuple[Path, Path]) -> None:
+def test_people_of_the_training_are_scored_by_the_member_that_never_saw_them(
+    trained: tuple[Path, Path],
+) -> None:
     model, store = trained
     table = table_of(store, model)
     held_out = pd.read_csv(model.parent / "held_out.tsv", sep="\t", dtype={"participant_id": str})
@@ -156,7 +160,7 @@ def test_a_store_with_one_modality_is_scored_with_it(trained: tuple[Path, Path],
     assert (table["status"] == np.where(here, "scored", "missing")).all()
     assert table["reason"][~here].str.contains("no smri or fmri").all()
     assert table["brain_age"][~here].isna().all()
-    assert (table["members_used"] == 3).all()
+    assert (table["members_used"] == np.where(here, 3, 0)).all()
     np.testing.assert_array_equal(table["brain_age"][here], table["brain_age_fmri_only"][here])
 
 
@@ -169,6 +173,43 @@ def test_a_store_without_any_of_the_model_s_modalities_is_refused(
     store = convert(images, tmp_path / "images.zarr").store_path
     with pytest.raises(ModelError, match="none of the modalities"):
         score_store(store, model, tmp_path / "out")
+
+
+def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = trained
+    strangers = planted_cohort(20, seed=9, name="clinic")
+    strangers.scans["participant_id"] = planted_cohort(20).scans["participant_id"]
+    table = table_of(convert(strangers, tmp_path / "clinic.zarr").store_path, model)
+    assert not table["held_out"].any()
+    familiar = replace(planted_cohort(120), name="renamed")
+    familiar.scans["participant_id"] = [f"new{i}" for i in range(120)]
+    table = table_of(convert(familiar, tmp_path / "renamed.zarr").store_path, model)
+    assert table["held_out"].all()
+
+
+def test_a_store_whose_tables_share_feature_names_fits_its_own_model(tmp_path: Path) -> None:
+    cohort = planted_cohort(40, seed=10)
+    first = cohort.sources["smri/table"]
+    twin = replace(first, modality=replace(first.modality, name="twin"))
+    both = replace(cohort, sources={**cohort.sources, "smri/twin": twin})
+    store = convert(both, tmp_path / "twins.zarr").store_path
+    settings = [*SETTINGS, "smri.tables=['twin']", "training.epochs=1", "training.folds=2"]
+    run = RunFolder.prepare(tmp_path / "run", load_config(None, settings), store, None)
+    model = run_training(run.path).folder.model
+    assert (table_of(store, model)["status"] == "scored").all()
+
+
+def test_a_cohort_column_that_is_called_like_a_score_is_kept_beside_it(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = trained
+    cohort = planted_cohort(20, seed=11)
+    named = replace(cohort, scans=cohort.scans.assign(bag=np.arange(20.0)), name="named")
+    table = table_of(convert(named, tmp_path / "named.zarr").store_path, model)
+    assert table["cohort_bag"].tolist() == list(range(20))
+    assert (table["bag"] - (table["brain_age"] - table["age"])).abs().max() < 1e-9
 
 
 def test_a_damaged_scan_fails_alone(trained: tuple[Path, Path]) -> None:
@@ -185,7 +226,15 @@ def test_a_damaged_scan_fails_alone(trained: tuple[Path, Path]) -> None:
 
     rows = np.arange(5, 12)
     found = Damaged(bundle, opened, match_roles(opened, bundle.info), "test").score(rows)
-    assert found["status"].tolist() == ["scored", "scored", "failed", "scored", "scored", "scored", "scored"]
+    assert found["status"].tolist() == [
+        "scored",
+        "scored",
+        "failed",
+        "scored",
+        "scored",
+        "scored",
+        "scored",
+    ]
     assert found["reason"][2] == "the checksum of a shard does not hold"
     np.testing.assert_allclose(
         found["brain_age"].drop(2), table_of(store, model, rows)["brain_age"].drop(2), rtol=1e-5
@@ -240,8 +289,7 @@ def test_a_model_that_hardly_follows_age_is_flagged(trained: tuple[Path, Path]) 
     assert table["flags"][scored].str.contains("model_barely_follows_age").all()
 
 
-def test_a_volume_of_another_grid_is_refused(tmp_path: Path, trained: tuple[Path, Path]) -> None:
-    _, store = trained
+def test_a_volume_of_another_grid_is_refused(tmp_path: Path) -> None:
     settings = [
         *SETTINGS, "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4]", "fmri.use=false",
         "training.epochs=1", "training.folds=2",
@@ -251,7 +299,9 @@ def test_a_volume_of_another_grid_is_refused(tmp_path: Path, trained: tuple[Path
     model = run_training(run.path).folder.model
     assert (table_of(images, model)["status"] == "scored").all()
     other = Modality("smri", "vbm", "volume", (5, 6, 7), units=("",))
-    source = ModalitySource(other, np.ones(20, dtype=bool), lambda row: np.full((5, 6, 7), 1.0 + row, np.float32))
+    source = ModalitySource(
+        other, np.ones(20, dtype=bool), lambda row: np.full((5, 6, 7), 1.0 + row, np.float32)
+    )
     cohort = replace(planted_cohort(20, seed=8), sources={other.key: source})
     wrong = convert(cohort, tmp_path / "wrong.zarr").store_path
     with pytest.raises(ModelError, match=r"grid \(5, 6, 7\)"):

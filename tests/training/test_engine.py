@@ -71,7 +71,9 @@ def test_the_engine_takes_the_steps_of_plain_torch(stage: int) -> None:
     state, losses = train(config, join_processes("cpu"))
 
     plain = objective(config)
-    optimizer = torch.optim.AdamW(_parameter_groups(plain, config.training), lr=config.training.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(plain, config.training), lr=config.training.learning_rate
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, STEPS))
     for step in range(STEPS):
         loss, _ = plain(batch(step))

@@ -26,7 +26,9 @@ def scans(people: int, sessions: int = 1, seed: int = 0) -> pd.DataFrame:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(5, 80), st.integers(1, 3), st.integers(2, 5), st.integers(0, 5))
-def test_a_person_is_in_one_fold_whatever_the_order(people: int, sessions: int, folds: int, seed: int) -> None:
+def test_a_person_is_in_one_fold_whatever_the_order(
+    people: int, sessions: int, folds: int, seed: int
+) -> None:
     table = scans(people, sessions, seed)
     fold = assign_folds(table, [""] * len(table), folds, seed)
     assert table.assign(fold=fold).groupby("participant_id")["fold"].nunique().max() == 1
@@ -65,7 +67,9 @@ def test_the_validation_set_is_of_the_given_rows_and_shares_no_person_with_the_r
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 300), st.integers(2, 70), st.integers(0, 3))
-def test_an_epoch_takes_everybody_once_in_batches_of_at_least_half_the_size(n: int, size: int, seed: int) -> None:
+def test_an_epoch_takes_everybody_once_in_batches_of_at_least_half_the_size(
+    n: int, size: int, seed: int
+) -> None:
     order = epoch_order(np.arange(n) % 3, seed, 4)
     assert sorted(order) == list(range(n))
     pieces = batches(order, size)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from planted import planted_store
+from planted import planted_cohort, planted_store
 
 from hpc_brainage.config import RunConfig, load_config
-from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.conversion.convert import convert
+from hpc_brainage.errors import BrainAgeError, TrainingError, UsageError
 from hpc_brainage.evaluation.evidence import complete
+from hpc_brainage.store.reader import Store
+from hpc_brainage.training.data import load_training_data
 from hpc_brainage.training.records import RunFolder
 from hpc_brainage.training.run import FinishedRun, run_training
 
@@ -58,7 +62,9 @@ def test_every_person_is_held_out_once_by_a_member_that_never_saw_them(finished:
     held_out = pd.read_csv(finished.folder.held_out, sep="\t", dtype={"participant_id": str})
     assert held_out["brain_age"].notna().all()
     assert held_out["participant_id"].tolist() == finished.data.scans["participant_id"].tolist()
-    never_saw = finished.bundle.member_that_never_saw(held_out["participant_id"].tolist())
+    nothing: list[list[str]] = [[] for _ in range(len(held_out))]
+    people = held_out["participant_id"].tolist()
+    never_saw = finished.bundle.member_that_never_saw("planted", people, nothing)
     assert np.array_equal(never_saw, held_out["fold"])
 
 
@@ -99,7 +105,9 @@ def test_metrics_hold_a_line_for_each_epoch_with_every_term(finished: FinishedRu
 
 
 def test_early_stopping_keeps_the_best_epoch(store: Path, tmp_path: Path) -> None:
-    config = quick("training.validation=0.2", "training.patience=3", "training.epochs=60", "training.folds=2")
+    config = quick(
+        "training.validation=0.2", "training.patience=3", "training.epochs=60", "training.folds=2"
+    )
     run = train(tmp_path / "early", store, config)
     lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
     for index in range(2):
@@ -129,6 +137,16 @@ def test_modality_dropout_trains_too(store: Path, tmp_path: Path) -> None:
         assert np.abs(run.held_out[column] - age)[both].mean() < 12
 
 
+def test_people_with_the_very_same_data_are_pointed_out(tmp_path: Path) -> None:
+    cohort = planted_cohort(30, name="twins")
+    source = cohort.sources["smri/table"]
+    copied = replace(source, load=lambda row: source.load(5 if row == 9 else row))
+    sources = {**cohort.sources, "smri/table": copied}
+    store = convert(replace(cohort, sources=sources), tmp_path / "twins.zarr").store_path
+    data = load_training_data(Store.open(store), quick())
+    assert any("several participants" in note for note in data.notes)
+
+
 def test_volumes_are_streamed_from_the_store(store: Path, tmp_path: Path) -> None:
     config = quick(
         "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4,8]", "fmri.use=false",
@@ -153,7 +171,9 @@ def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Pa
     load = run_room.load_training_data
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_room, "load_training_data", permuted)
-        evidence = complete(train(tmp_path / "permuted", store, quick("training.weight_decay=1"))).info.evidence
+        evidence = complete(
+            train(tmp_path / "permuted", store, quick("training.weight_decay=1"))
+        ).info.evidence
     assert evidence is not None
     assert evidence.everyone.model.mae > 0.9 * evidence.everyone.mean_predictor.mae
 
@@ -189,8 +209,6 @@ def test_a_folder_that_is_no_run_is_left_alone(store: Path, tmp_path: Path) -> N
 def test_settings_that_do_not_fit_the_store_are_refused(
     settings: tuple[str, ...], message: str, store: Path, tmp_path: Path
 ) -> None:
-    from hpc_brainage.errors import BrainAgeError
-
     with pytest.raises(BrainAgeError, match=message):
         train(tmp_path / "run", store, quick(*settings))
 

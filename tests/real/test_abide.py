@@ -1,0 +1,142 @@
+"""The main job on real people: ABIDE I, structural and functional MRI, as a user would type it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpc_brainage.cli import main as cli
+from hpc_brainage.model.bundle import read_info
+from hpc_brainage.store.reader import Store
+
+ROOT = Path(__file__).parents[2]
+Brainage = Callable[..., int]
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def brainage() -> Brainage:
+    """Types a `brainage` command in this process and returns its exit code."""
+
+    def call(*words: object) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["brainage", *map(str, words)])
+            with pytest.raises(SystemExit) as ended:
+                cli.run()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def abide(real_data: Path) -> tuple[object, ...]:
+    data = real_data / "abide1"
+    people = ("--id", "file_id", "--age", "age", "--sex", "sex", "--site", "site", "--diagnosis", "dx")
+    smri = ("--add", f"smri={data / 'smri_freesurfer6.csv.gz'}")
+    return (
+        data / "participants.csv",
+        people,
+        smri,
+        ("--add", f"fmri={data / 'fmri_fc_ho111_fisherz.npz'}"),
+    )
+
+
+@pytest.fixture(scope="module")
+def desk(
+    tmp_path_factory: pytest.TempPathFactory, brainage: Brainage, abide: tuple, real_data: Path
+) -> Path:
+    """A folder with the whole cohort as a store, and a model of it (fewer epochs than the recipe)."""
+    folder = tmp_path_factory.mktemp("abide")
+    source, people, smri, fmri = abide
+    assert brainage("convert", source, folder / "abide.zarr", *people, *smri, *fmri) == 0
+    recipe = ROOT / "configs" / "abide-multimodal.toml"
+    train = (
+        "train",
+        folder / "abide.zarr",
+        "--config",
+        recipe,
+        "--runs",
+        folder / "runs",
+        "--name",
+        "abide",
+    )
+    assert brainage(*train, "--set", "training.epochs=12", "--set", "training.batch_size=64") == 0
+    return folder
+
+
+def test_the_store_has_820_people_701_of_them_with_fmri(desk: Path, brainage: Brainage) -> None:
+    store = Store.open(desk / "abide.zarr")
+    present = {key: int(store.present(key).sum()) for key in store.modalities}
+    assert present == {"smri/freesurfer6": 820, "fmri/fc_ho111_fisherz": 701}
+    assert store.n_scans == 820
+    assert int(np.isnan(store.read("fmri/fc_ho111_fisherz")).any(axis=1).sum()) == 175 + 119
+    assert brainage("inspect", desk / "abide.zarr") == 0
+    assert brainage("verify", desk / "abide.zarr") == 0
+
+
+def test_the_model_is_better_than_ridge_and_far_better_than_the_mean(desk: Path) -> None:
+    evidence = read_info(desk / "runs" / "abide" / "model").evidence
+    assert evidence is not None
+    pair = evidence.by_available["smri+fmri"]
+    assert pair.model.n == 701
+    assert pair.mean_predictor.mae == pytest.approx(5.4, abs=0.1)
+    assert pair.model.mae < pair.ridge.mae < 3.0
+    assert evidence.everyone.model.mae < 0.5 * evidence.everyone.mean_predictor.mae
+
+
+def test_the_spurious_region_is_left_out_by_every_member(desk: Path) -> None:
+    features = read_info(desk / "runs" / "abide" / "model").features["fmri"]
+    assert len(features) == 110 * 109 // 2
+    assert not any("3455" in name for name in features)
+
+
+def test_another_selection_is_scored_by_members_that_never_saw_the_people(
+    desk: Path, brainage: Brainage, abide: tuple
+) -> None:
+    source, people, smri, fmri = abide
+    where = ("--where", "dx == 'ASD' and site == 'NYU'")
+    assert brainage("convert", source, desk / "cases.zarr", *people, *smri, *fmri, *where) == 0
+    model, out = desk / "runs" / "abide", desk / "scores" / "cases"
+    assert brainage("score", desk / "cases.zarr", "--model", model, "--out", out) == 0
+    scores = pd.read_csv(out.with_suffix(".tsv"), sep="\t", dtype={"participant_id": str})
+    assert len(scores) == 75
+    assert scores["held_out"].all()
+    held_out = pd.read_csv(model / "held_out.tsv", sep="\t", dtype={"participant_id": str})
+    both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))
+    np.testing.assert_allclose(both["brain_age"], both["brain_age_training"], rtol=1e-3)
+
+
+def test_time_series_become_the_connections_that_the_model_knows(
+    desk: Path, brainage: Brainage, abide: tuple, real_data: Path
+) -> None:
+    source, people, *_ = abide
+    series = ("--add", f"fmri={real_data / 'abide1' / 'timeseries_sample'}")
+    assert brainage("convert", source, desk / "series.zarr", *people, *series) == 0
+    out = desk / "scores" / "series"
+    assert brainage("score", desk / "series.zarr", "--model", desk / "runs" / "abide", "--out", out) == 0
+    scores = pd.read_csv(out.with_suffix(".tsv"), sep="\t")
+    assert len(scores) == 26
+    assert set(scores["flags"]) == {"smri_missing"}
+    held_out = pd.read_csv(desk / "runs" / "abide" / "held_out.tsv", sep="\t")
+    both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))
+    # The connectivity that came with the data is stored in half precision.
+    np.testing.assert_allclose(
+        both["brain_age_fmri_only"], both["brain_age_fmri_only_training"], rtol=0.02, atol=0.05
+    )
+
+
+def test_a_cohort_of_other_measures_is_refused_with_both_sides_shown(
+    desk: Path, brainage: Brainage, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = real_data / "ixi_smri" / "ixi_joined.csv"
+    assert brainage("convert", table, desk / "ixi.zarr") == 0
+    capsys.readouterr()
+    assert brainage("score", desk / "ixi.zarr", "--model", desk / "runs" / "abide") == 3
+    message = capsys.readouterr().err
+    assert "smri features that the model takes" in message
+    assert "lh_bankssts_thickness" in message
