@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hpc_brainage.cluster.slurm import partitions
 from hpc_brainage.cohorts.simulation import simulate_openbhb
 
 ROOT = Path(__file__).parent.parent
@@ -93,8 +94,8 @@ def test_the_cluster_command_says_what_is_missing_on_a_machine_without_slurm(des
     prepare, submit = blocks("On a cluster")[0]
     assert "--nodes 4" in prepare
     assert Path(ROOT, submit.split()[-2]).is_file()
-    if shutil.which("sbatch"):
-        pytest.skip("this machine has SLURM")
+    if partitions():
+        pytest.skip("this machine reaches a SLURM cluster")
     (desk / "openbhb.zarr").exists() or type_in("brainage convert ~/openbhb", desk)
     done = type_in(prepare, desk)
     assert done.returncode == 5

@@ -80,10 +80,12 @@ def _compiler() -> tuple[str, str]:
 def _slurm() -> tuple[str, str]:
     if shutil.which("sbatch") is None:
         return "missing", "everything runs on this machine; --nodes needs a cluster's login node"
-    partitions = _first_line(["sinfo", "-h", "-o", "%P %D nodes"])
-    if not partitions:
+    from hpc_brainage.cluster.slurm import partitions
+
+    found = partitions()
+    if not found:
         return "no cluster", "sbatch is installed but reaches no cluster: everything runs on this machine"
-    return _first_line(["sbatch", "--version"]) or "sbatch", partitions
+    return _first_line(["sbatch", "--version"]) or "sbatch", ", ".join(found)
 
 
 def _cores() -> tuple[str, str]:

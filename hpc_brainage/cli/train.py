@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,11 +50,8 @@ def train(
             where=Path.cwd(),
             hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
         )
-    if nodes > 1 and shutil.which("sbatch") is None:
-        raise EnvironmentLacks(
-            f"--nodes {nodes} needs a SLURM cluster, and this machine has none (no sbatch)",
-            hint="run the command on a cluster's login node, or leave --nodes out to train here",
-        )
+    if nodes > 1:
+        _need_slurm(nodes)
     chosen = store or DEFAULT_STORE
     from hpc_brainage.store.reader import Store
     from hpc_brainage.training.records import RunFolder
@@ -63,16 +59,27 @@ def train(
     Store.open(chosen)  # a run is not prepared for what is no store
     run = RunFolder.prepare(runs / (name or chosen.name.removesuffix(".zarr")), settings, chosen, where)
     if run.is_finished:
-        say("this run is finished; nothing was left to do")
         from hpc_brainage.model.bundle import load_bundle
 
-        show_result(load_bundle(run.model), run.path)
+        bundle = load_bundle(run.model)
+        say("this run is finished; nothing was left to do")
+        show_result(bundle, run.path)
         return
     if nodes > 1:
         say(f"prepared {run.path}; this version leaves the submission to you:")
         say(f"  sbatch --nodes {nodes} slurm/train.sbatch {run.path}")
         return
     train_here(run.path)
+
+
+def _need_slurm(nodes: int) -> None:
+    from hpc_brainage.cluster.slurm import partitions
+
+    if not partitions():
+        raise EnvironmentLacks(
+            f"--nodes {nodes} needs a SLURM cluster, and this machine reaches none",
+            hint="run the command on a cluster's login node, or leave --nodes out to train here",
+        )
 
 
 def train_here(run: Path) -> None:

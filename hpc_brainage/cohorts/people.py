@@ -97,7 +97,7 @@ def read_people(
     result.attrs = {}
     if columns.age is not None and (unknown := int(result["age"].isna().sum())):
         scan = "scan has" if unknown == 1 else "scans have"
-        notes.append(f"{source}: {unknown} {scan} no age: they can be scored, not trained on")
+        notes.append(f"{source}: {unknown} {scan} no age (can be scored, not trained on)")
     return People(result, taken, Account(refusals=refusals, notes=tuple(notes)))
 
 

@@ -149,7 +149,8 @@ def _run(
             LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # a free port, for this machine only
+                scheduler_kwargs={"dashboard": False},
                 local_directory=str(scratch),
                 silence_logs=40,
             ) as cluster,

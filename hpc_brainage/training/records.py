@@ -40,25 +40,31 @@ class RunFolder:
     def prepare(cls, path: Path, config: RunConfig, store: Path, where: str | None) -> RunFolder:
         """Write down what the run shall do; the same request again is the same run.
 
+        A run that has not finished any member yet may be prepared anew.
+
         Raises
         ------
-        TrainingError : the folder holds a run with other settings, another store or selection.
+        TrainingError : the folder holds members of a run with other settings, another store or selection.
         """
         run = cls(path)
         request = {"store": str(store.absolute()), "where": where}
         if (path / "request.json").is_file():
-            if run.request() != request or run.config() != config:
+            same = run.request() == request and run.config() == config
+            if same:
+                return run
+            # A run that never finished a member holds nothing that a correction could spoil.
+            if any(run.checkpoints.glob("*.json")) or run.model.exists():
                 raise TrainingError(
                     "this folder holds a run with other settings, another store or another selection",
                     where=path,
                     hint="give the new run another --name, or remove the folder",
                 )
-            return run
-        if path.exists() and any(path.iterdir()):
+        elif path.exists() and any(path.iterdir()):
             raise TrainingError(
                 "this folder is not a run of hpc_brainage", where=path, hint="choose a --name"
             )
         run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.metrics.unlink(missing_ok=True)
         write_text(path / "config.toml", to_toml(config))
         write_json(path / "request.json", request)
         run.update(state="prepared")

@@ -182,7 +182,7 @@ def test_a_missing_age_is_kept_and_counted(brainage: Brainage, tmp_path: Path) -
     write_table(tmp_path, *GOOD, "s4,,F,NYU,2.1,2.2", "s5,n/a,F,NYU,2.1,2.2")
     answer = brainage("convert", "people.csv")
     assert answer.code == 0
-    assert "2 scans have no age: they can be scored, not trained on" in answer.text
+    assert "2 scans have no age (can be scored, not trained on)" in answer.text
     ages = Store.open(tmp_path / "people.zarr").scans["age"]
     assert ages.isna().tolist() == [False, False, False, True, True]
     assert "unknown for 2" in brainage("inspect", "people.zarr").text

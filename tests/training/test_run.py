@@ -190,6 +190,15 @@ def test_another_run_in_the_same_folder_is_refused(finished: FinishedRun, store:
         RunFolder.prepare(finished.folder.path, quick("training.seed=1"), store, None)
 
 
+def test_a_run_that_never_finished_a_member_may_be_corrected(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not understood"):
+        train(tmp_path / "typo", store, quick(), "agee > 3")
+    with pytest.raises(TrainingError, match="cannot be dealt"):
+        train(tmp_path / "typo", store, quick("training.folds=500"), "age > 3")
+    run = train(tmp_path / "typo", store, quick("training.folds=2", "training.epochs=1"), "age > 3")
+    assert run.folder.request()["where"] == "age > 3"
+
+
 def test_a_folder_that_is_no_run_is_left_alone(store: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(TrainingError, match="not a run"):
