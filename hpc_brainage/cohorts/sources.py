@@ -83,7 +83,7 @@ def open_cohort(
     add : further sources, joined by participant (and session).
     features : glob patterns of the columns that are measurements, for tables that have such columns.
     where : only these scans, as in "dx == 'TC'".
-    name : of the cohort; the file's or folder's own name if not given.
+    name : of the cohort; if not given, the file's or folder's own, and "openbhb" for an OpenBHB.
     connectivity : how ROI time series become edges: "pearson", "partial" or "tangent".
     role : of the measurements in `source` itself, where it is a table, an .npz or time series.
 
@@ -96,7 +96,7 @@ def open_cohort(
     if role is not None:
         check_role(role)
     cohort = _open_main(source.expanduser(), columns, features, connectivity, role)
-    cohort = replace(cohort, name=name or cohort_name(source))
+    cohort = replace(cohort, name=name) if name else cohort
     for added in add:
         for path in _expand(added.path.expanduser()):
             cohort = join(cohort, _open_added(path, added, columns, features, connectivity, cohort))
@@ -132,14 +132,16 @@ def _open_main(
     if not source.exists():
         raise CohortError("there is nothing at this path", where=source, expected=_KNOWN)
     if source.is_dir() and is_openbhb(source):
-        return read_openbhb(source, cohort_name(source))
+        return read_openbhb(source, "openbhb")  # whatever the folder is called
     if is_timeseries(source):
-        return read_timeseries(source, role or "fmri", modality_of(source), kind=connectivity)
-    if source.suffix.lower() == ".npz":
-        return main_npz(source, columns, role, modality_of(source))
-    if source.is_file() and is_table(source):
-        return main_table(source, columns, role, modality_of(source), features)
-    raise _unknown(source)
+        cohort = read_timeseries(source, role or "fmri", modality_of(source), kind=connectivity)
+    elif source.suffix.lower() == ".npz":
+        cohort = main_npz(source, columns, role, modality_of(source))
+    elif source.is_file() and is_table(source):
+        cohort = main_table(source, columns, role, modality_of(source), features)
+    else:
+        raise _unknown(source)
+    return replace(cohort, name=cohort_name(source))
 
 
 def _open_added(
