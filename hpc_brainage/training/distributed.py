@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -52,17 +51,20 @@ def join_processes(device: str) -> Processes:
             hint="ask for a GPU node, or leave training.device at 'auto'",
         )
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    _complete_environment()
+    launched = _launched()
     deepspeed = import_deepspeed(use_cuda)
+    backend = "nccl" if use_cuda else "gloo"
     if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if use_cuda else "gloo", auto_mpi_discovery=False, verbose=False
-        )
-    local_rank = int(os.environ["LOCAL_RANK"])
+        if not launched:  # alone: no port and no network
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    # DeepSpeed reads LOCAL_RANK at every turn.
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if use_cuda:
         torch.cuda.set_device(local_rank)
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
-    return Processes(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), chosen)
+    return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
 
 
 def import_deepspeed(use_cuda: bool) -> Any:
@@ -84,19 +86,15 @@ def import_deepspeed(use_cuda: bool) -> Any:
     return deepspeed
 
 
-def _complete_environment() -> None:
-    """Make a process that nobody launched a run of one."""
-    given = [name for name in _VARIABLES if name in os.environ]
-    if not given:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = ("0", "1", "0", "127.0.0.1", str(port))
-        os.environ.update(dict(zip(_VARIABLES, alone, strict=True)))
-    elif len(given) < len(_VARIABLES):
-        missing = sorted(set(_VARIABLES) - set(given))
+def _launched() -> bool:
+    """Whether a launcher has started this process among others; LOCAL_RANK by itself says nothing."""
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if set(missing) >= set(_VARIABLES) - {"LOCAL_RANK"}:
+        return False
+    if missing:
         raise TrainingError(
             "the launcher has set only some of its variables",
             where=f"environment: missing {', '.join(missing)}",
             expected="all of " + ", ".join(_VARIABLES) + ", or none of them",
         )
+    return True

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hpc_brainage.config import RunConfig, load_config
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
 from hpc_brainage.training.distributed import Processes, join_processes
 from hpc_brainage.training.engine import Engine, _cosine, _parameter_groups, deepspeed_config
@@ -90,6 +91,19 @@ def test_gradients_are_clipped_only_where_it_is_asked_for() -> None:
     assert deepspeed_config(RunConfig().training, 1)["gradient_clipping"] == 0.0
     clipped = load_config(None, ["training.gradient_clipping=0.5"]).training
     assert deepspeed_config(clipped, 4)["gradient_clipping"] == 0.5
+
+
+def test_a_lone_process_hands_no_rank_and_no_port_to_its_children() -> None:
+    train(load_config(None, SETTINGS), join_processes("cpu"))
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ)
+    code = "from hpc_brainage.training.distributed import join_processes; join_processes('cpu')"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_half_of_a_launcher_s_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(TrainingError, match="only some of its variables"):
+        join_processes("cpu")
 
 
 def free_port() -> int:
