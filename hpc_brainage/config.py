@@ -118,7 +118,7 @@ class TrainingConfig(_Section):
     """Chance that fMRI is dropped from a person who has both, with `modality_training = "dropout"`."""
     sex_dropout: float = Field(0.05, ge=0, lt=1)
     """Chance that a person's sex is hidden in a step, so that an unknown sex can be scored."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""

@@ -41,6 +41,8 @@ def score(
     bundle = _bundle(model)
     info = read_info(bundle)
     destination = out or Path("scores") / f"{store.name.removesuffix('.zarr')}_{info.name}"
+    if destination.suffix in (".tsv", ".parquet", ".json"):
+        destination = destination.with_suffix("")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with progress("scoring") as show:
         report = score_store(store, bundle, destination, where=where, workers=workers, progress=show)
@@ -79,7 +81,13 @@ def _show(report: ScoringReport) -> None:
     if about["held_out"]:
         say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by the"
             " member that never saw them")  # fmt: skip
+    notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
     notes(f"{n} scans flagged {flag}" for flag, n in about["flags"].items())
+    if "id_in_training" in about["flags"]:
+        say(
+            "  · id_in_training: an identifier of the training with another sex or age and other data."
+            " Whoever it is, the member that never saw the identifier scored them"
+        )
     if about["mean_gap"] is not None:
         say(
             f"raw gap: mean {about['mean_gap']:+.2f} y, SD {years(about['sd_gap'])} y,"

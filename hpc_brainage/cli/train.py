@@ -10,7 +10,7 @@ import typer
 from hpc_brainage.errors import EnvironmentLacks, StoreError
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import Bundle
+    from hpc_brainage.model.bundle import Bundle, Comparison
     from hpc_brainage.training.data import TrainingData
 
 DEFAULT_STORE = Path("openbhb.zarr")
@@ -53,10 +53,8 @@ def train(
     if nodes > 1:
         _need_slurm(nodes)
     chosen = store or DEFAULT_STORE
-    from hpc_brainage.store.reader import Store
     from hpc_brainage.training.records import RunFolder
 
-    Store.open(chosen)  # a run is not prepared for what is no store
     run = RunFolder.prepare(runs / (name or chosen.name.removesuffix(".zarr")), settings, chosen, where)
     if run.is_finished:
         from hpc_brainage.model.bundle import load_bundle
@@ -67,7 +65,8 @@ def train(
         return
     if nodes > 1:
         say(f"prepared {run.path}; this version leaves the submission to you:")
-        say(f"  sbatch --nodes {nodes} slurm/train.sbatch {run.path}")
+        say(f"  sbatch --nodes {nodes} --gpus-per-node G --ntasks-per-node G slurm/train.sbatch {run.path}")
+        say("  (G GPUs in each node; slurm/train.sbatch is in the repository)")
         return
     train_here(run.path)
 
@@ -103,7 +102,8 @@ def train_here(run: Path) -> None:
             show(done, total, f"member {record['member'] + 1}, loss {record['loss']:.3f}{held_back}")
 
         bundle = work(run, on_start=started, on_epoch=epoch)
-    show_result(bundle, run)
+    if bundle is not None:
+        show_result(bundle, run)
 
 
 def show_result(bundle: Bundle, run: Path) -> None:
@@ -121,6 +121,7 @@ def show_result(bundle: Bundle, run: Path) -> None:
             (True, "this model", part.model),
             (False, "ridge, same inputs", part.ridge),
             (False, "predicting the mean age", part.mean_predictor),
+            (False, "predicting the median age", part.median_predictor),
         )
     ]
     table(
@@ -128,11 +129,23 @@ def show_result(bundle: Bundle, run: Path) -> None:
         ("people", "predictor", ">scans", ">MAE", ">RMSE", ">R²", ">r"),
         rows,
     )
-    model, ridge, mean = (p.mae or 0.0 for p in vars(evidence.everyone).values())
-    if model >= mean:
-        say("WARNING: the model is no better than predicting the mean age; do not use its brain ages")
-    elif model >= ridge:
-        say("note: ridge regression is at least as good here")
+    if evidence.not_predicted:
+        say(f"  · {evidence.not_predicted} scans have too few features to be predicted: in no row above")
+    for warning in warnings(evidence.everyone):
+        say(warning)
     say(f"model       {run / 'model'}")
     say(f"model card  {run / 'model' / 'MODEL_CARD.md'}")
     say(f"held-out    {run / 'held_out.tsv'}")
+
+
+def warnings(found: Comparison) -> list[str]:
+    """What a reader of the errors must not overlook."""
+    model, ridge = found.model, found.ridge
+    constants = [
+        part.mae for part in (found.mean_predictor, found.median_predictor) if part.mae is not None
+    ]
+    if model.mae is None or model.r2 is None or model.r2 <= 0 or model.mae >= min(constants):
+        return ["WARNING: the model is no better than a constant age; do not use its brain ages"]
+    if ridge.mae is not None and model.mae >= ridge.mae:
+        return [f"note: ridge regression is as good or better here, by {model.mae - ridge.mae:.2f} years"]
+    return []

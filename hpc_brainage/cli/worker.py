@@ -24,8 +24,8 @@ def work(
     *,
     on_start: Callable[[TrainingData], None] | None = None,
     on_epoch: Callable[[dict[str, Any], int, int], None] | None = None,
-) -> Bundle:
-    """Train the run's members, measure them, and return the finished bundle.
+) -> Bundle | None:
+    """Train the run's members, measure them, and return the finished bundle; None but in the first process.
 
     `on_epoch` is told of each epoch's record, and of how many epochs of how many are done.
     """
@@ -41,7 +41,7 @@ def work(
             on_epoch(record, record["member"] * settings.epochs + record["epoch"] + 1, total)
 
     finished = run_training(run, on_start=on_start, on_epoch=epoch)
-    return complete(finished) if finished.is_first else finished.bundle
+    return complete(finished) if finished else None
 
 
 def main(arguments: list[str]) -> int:

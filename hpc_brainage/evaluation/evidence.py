@@ -5,37 +5,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_brainage.evaluation.baselines import mean_predictor, ridge
+from hpc_brainage.evaluation.baselines import constant_predictor, ridge
 from hpc_brainage.evaluation.metrics import performance
 from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, save_bundle
-from hpc_brainage.scoring.bias import fit_bias_line
+from hpc_brainage.scoring.bias import fit_bias_lines
 from hpc_brainage.training.run import FinishedRun
 
 
 def complete(run: FinishedRun) -> Bundle:
-    """Measure a finished run, write what was found into its bundle and mark the run as finished."""
-    config = run.bundle.info.config
+    """Measure a finished run, write its bundle and mark the run as finished.
+
+    All predictors are compared on the same people: those whom the model could predict.
+    """
+    config = run.info.config
     age = run.data.age.astype(float)
     predicted = run.held_out["brain_age"].to_numpy()
-    by_ridge = ridge(run.data, run.fold, age_scale=config.loss.age_scale)
-    by_mean = mean_predictor(age, run.fold)
+    available = run.held_out["available"].to_numpy()
+    by_ridge = ridge(run.data, run.fold, config)
+    by_mean = constant_predictor(age, run.fold, np.mean)
+    by_median = constant_predictor(age, run.fold, np.median)
 
     def compare(rows: np.ndarray) -> Comparison:
         return Comparison(
             model=performance(predicted[rows], age[rows]),
             ridge=performance(by_ridge[rows], age[rows]),
             mean_predictor=performance(by_mean[rows], age[rows]),
+            median_predictor=performance(by_median[rows], age[rows]),
         )
 
-    available = run.held_out["available"].to_numpy()
-    groups = sorted(set(available), key=lambda group: (-len(group), group))
+    known = np.isfinite(predicted)
+    groups = sorted(set(available[known]), key=lambda group: (-len(group), group))
     evidence = Evidence(
         folds=config.training.folds,
-        everyone=compare(np.ones(len(age), dtype=bool)),
-        by_available={str(group): compare(available == group) for group in groups if len(groups) > 1},
+        not_predicted=int((~known).sum()),
+        everyone=compare(known),
+        by_available={str(g): compare(known & (available == g)) for g in groups if len(groups) > 1},
     )
-    line = fit_bias_line(age=age, predicted=predicted)
-    info = run.bundle.info.model_copy(update={"evidence": evidence, "bias": line})
-    bundle = save_bundle(run.folder.model, info, run.bundle.members)
+    lines = fit_bias_lines(age=age, predicted=predicted, available=available)
+    info = run.info.model_copy(update={"evidence": evidence, "bias": lines})
+    bundle = save_bundle(run.folder.model, info, run.members)
     run.folder.finish()
     return bundle

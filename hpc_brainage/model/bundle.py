@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -76,12 +77,15 @@ class Comparison(_Record):
     model: Performance
     ridge: Performance
     mean_predictor: Performance
+    median_predictor: Performance
 
 
 class Evidence(_Record):
     """Cross-validated errors on held-out people."""
 
     folds: int
+    not_predicted: int = 0
+    """Scans with too few features of every modality; they are in none of the comparisons."""
     everyone: Comparison
     by_available: dict[str, Comparison] = Field(default_factory=dict)
     """By which modalities a person has ("smri+fmri", "smri", ...), where people differ in that."""
@@ -105,18 +109,23 @@ class ModelInfo(_Record):
     name: str
     config: RunConfig
     members: tuple[dict[str, Any], ...]
+    tables: dict[str, tuple[str, ...]]
+    """By role, the modalities of the training store that the members were trained on."""
     features: dict[str, tuple[str, ...]]
     """By role, the names of all features that any member takes."""
+    units: dict[str, tuple[str, ...]]
+    """By role, the units of `features`, "" where unknown."""
     volumes: dict[str, tuple[int, ...]]
     """By role, the grid of the volume that the members take."""
     training: TrainingPeople
     salt: str
     seen: dict[str, int]
-    """Mark of each training participant and of each of their scans (`person_mark`, `scan_mark`) -> the
+    """Marks of each training participant and scan (`person_mark`, `occasion_mark`, `scan_mark`) -> the
     member (fold) that did not see them."""
     software: dict[str, str]
     evidence: Evidence | None = None
-    bias: BiasLine | None = None
+    bias: dict[str, BiasLine] = Field(default_factory=dict)
+    """By which modalities a person has ("smri+fmri", "smri", ...), and for "everyone"."""
     weights_sha256: str = ""
 
 
@@ -133,36 +142,52 @@ class Bundle:
     def roles(self) -> tuple[str, ...]:
         return self.members[0].roles
 
-    def member_that_never_saw(
-        self, cohort: str, participant_ids: Sequence[str], checksums: Sequence[Sequence[str]]
-    ) -> np.ndarray:
-        """For each scan the member whose training left its person out, or -1 if no member knows them.
-
-        A person is known by the cohort's name with the identifier, which another cohort may use for
-        somebody else, or by a scan with the very same data, whatever it is called.
+    def known_people(self, scans: pd.DataFrame, checksums: Sequence[Sequence[str]]) -> KnownPeople:
+        """Who of these scans' people the members were trained on.
 
         Parameters
         ----------
-        cohort : name of the store that is scored.
-        participant_ids : of each scan.
+        scans : scan table; `participant_id`, `sex` and `age` are used.
         checksums : of each scan, the checksums of its measurements ("" where it has none).
         """
         salt, seen = self.info.salt, self.info.seen
-        found = []
-        for person, scans in zip(participant_ids, checksums, strict=True):
-            marks = [person_mark(cohort, person, salt), *(scan_mark(scan, salt) for scan in scans if scan)]
-            found.append(next((seen[mark] for mark in marks if mark in seen), -1))
-        return np.array(found, dtype=np.int64)
+        member, sure = [], []
+        people = zip(scans["participant_id"], scans["sex"], scans["age"], checksums, strict=True)
+        for person, sex, age, own in people:
+            certain = [occasion_mark(person, sex, age, salt), *(scan_mark(c, salt) for c in own if c)]
+            found = next((seen[mark] for mark in certain if mark in seen), None)
+            sure.append(found is not None)
+            member.append(seen.get(person_mark(person, salt), -1) if found is None else found)
+        return KnownPeople(np.array(member, dtype=np.int64), np.array(sure, dtype=bool))
 
 
-def person_mark(cohort: str, participant_id: str, salt: str) -> str:
+@dataclass(frozen=True)
+class KnownPeople:
+    """For each scan the member whose training left the person out, or -1 if nobody knows them; and whether
+    it is certain that it is the person: the same identifier, sex and age, or the very same data. Where it
+    is not, only the identifier is the same, which may be a later session or somebody else's."""
+
+    member: np.ndarray
+    certain: np.ndarray
+
+
+def person_mark(participant_id: str, salt: str) -> str:
     """A participant's mark in a bundle; the identifier itself is not given away with the model."""
-    return hashlib.sha256(f"{salt}:{cohort}:{participant_id}".encode()).hexdigest()[:16]
+    return _mark(f"{salt}:{participant_id}")
+
+
+def occasion_mark(participant_id: str, sex: str, age: float, salt: str) -> str:
+    """The mark of a participant of this sex at this age, years to a hundredth."""
+    return _mark(f"{salt}:{participant_id}:{sex}:{age:.2f}")
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def scan_mark(checksum: str, salt: str) -> str:
     """The mark of one measurement of a training scan, from its checksum in the store."""
-    return hashlib.sha256(f"{salt}:{checksum}".encode()).hexdigest()[:16]
+    return _mark(f"{salt}:{checksum}")
 
 
 def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bundle:
@@ -246,6 +271,8 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
             own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
             member.load_state_dict(own, strict=True)
             members.append(member.eval())
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as problem:
+        if not members:
+            raise ValueError("it has no members")
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as problem:
         raise ModelError(f"the weights do not fit the description ({problem})", where=folder) from None
     return Bundle(info, tuple(members), bundle_sha256(folder))

@@ -23,7 +23,7 @@ def model_card(info: ModelInfo) -> str:
         + (f", chosen by `{people.where}`" if people.where else ""),
         f"- age {people.age_min:.1f} to {people.age_max:.1f} years"
         f" (mean {people.age_mean:.1f}, SD {people.age_sd:.1f})",
-        f"- sex: {_counts(people.sexes)}; sites: {len(people.sites)}",
+        f"- scans by sex: {_counts(people.sexes)}; sites: {len(people.sites)}",
         f"- scans with each modality: {_counts(people.with_modality)}",
         f"- store hash `{people.store_sha256}`",
         "",
@@ -39,20 +39,24 @@ def model_card(info: ModelInfo) -> str:
         lines += [
             f"{evidence.folds}-fold cross-validation over people, uncorrected predictions, years:",
             "",
-            "| people | predictor | n | MAE | RMSE | R² | r |",
+            "| people | predictor | scans | MAE | RMSE | R² | r |",
             "|---|---|---|---|---|---|---|",
             *_rows("everyone", evidence.everyone),
             *(row for name, part in evidence.by_available.items() for row in _rows(f"with {name}", part)),
         ]
     lines += ["", "## Age bias", ""]
-    if info.bias is None:
+    if not info.bias:
         lines.append("Not fitted: scores carry the raw gap only.")
     else:
-        lines.append(
-            f"Held-out predictions follow {info.bias.intercept:.2f} + {info.bias.slope:.3f} x age"
-            f" ({info.bias.n} people); `bag_corrected` takes this trend out of the gap."
-            " Corrected ages use the chronological age and must never be reported as accuracy."
-        )
+        lines += [
+            f"- {group}: predicted = {line.intercept:.2f} + {line.slope:.3f} x age ({line.n} scans)"
+            for group, line in info.bias.items()
+        ]
+        lines += [
+            "",
+            "`bag_corrected` takes this trend out of the gap, by the line of what a person has."
+            " Corrected ages use the chronological age and must never be reported as accuracy.",
+        ]
     lines += [
         "",
         "## Limits",
@@ -74,6 +78,7 @@ def _rows(people: str, comparison: Comparison) -> list[str]:
         _row(f"{people} | this model", comparison.model),
         _row(f"{people} | ridge on the same inputs", comparison.ridge),
         _row(f"{people} | predicting the mean age", comparison.mean_predictor),
+        _row(f"{people} | predicting the median age", comparison.median_predictor),
     ]
 
 

@@ -62,12 +62,6 @@ class FrontEnd(nn.Module):
         projected = centred @ self.basis_FP if self.components else centred
         return projected / self.scale
 
-    def inverse(self, components_BP: torch.Tensor) -> torch.Tensor:
-        """Features of shape (scans, F), in their own units, that the components stand for."""
-        spread = components_BP * self.scale
-        centred = spread @ self.basis_FP.T if self.components else spread
-        return (centred + self.center_F) * self.sd_F + self.mean_F
-
 
 def fit_front_end(
     x_NF: np.ndarray,
@@ -116,9 +110,11 @@ def fit_front_end(
     centred = standard - center
 
     kept = min(components, len(x) - 1, x.shape[1])
-    front_end = FrontEnd(used, kept, clip_sd)
     if kept:
         basis, variance = _principal_components(centred, kept)
+        kept = basis.shape[1]
+    front_end = FrontEnd(used, kept, clip_sd)
+    if kept:
         front_end.basis_FP.copy_(torch.from_numpy(basis))
         front_end.scale.fill_(float(np.sqrt(variance.mean())))
     front_end.median_F.copy_(torch.from_numpy(median))
@@ -131,18 +127,17 @@ def fit_front_end(
 def _principal_components(centred_NF: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
     """Leading eigenvectors (F, kept) and their variances, from the smaller of the two Gram matrices.
 
-    A component's sign is arbitrary; the largest loading is made positive, so that a fit can be repeated.
+    Directions without variance (people who share their data) are left out, so fewer may come back. A
+    component's sign is arbitrary; the largest loading is made positive, so that a fit can be repeated.
     """
     people, width = centred_NF.shape
-    if width <= people:
-        values, vectors = np.linalg.eigh(centred_NF.T @ centred_NF)
-        basis = vectors[:, ::-1][:, :kept]
-        values = values[::-1][:kept]
-    else:
-        values, vectors = np.linalg.eigh(centred_NF @ centred_NF.T)
-        values = values[::-1][:kept]
-        basis = centred_NF.T @ vectors[:, ::-1][:, :kept]
-        basis /= np.linalg.norm(basis, axis=0)
+    gram = centred_NF.T @ centred_NF if width <= people else centred_NF @ centred_NF.T
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1][:kept], vectors[:, ::-1][:, :kept]
+    real = values > np.finfo(float).eps * max(people, width) * max(values[0], 0)
+    values, basis = values[real], vectors[:, real]
+    if width > people:
+        basis = centred_NF.T @ basis / np.sqrt(values)
     largest = np.abs(basis).argmax(axis=0)
-    basis = basis * np.sign(basis[largest, np.arange(kept)])
-    return basis, np.maximum(values, 0) / people
+    basis = basis * np.sign(basis[largest, np.arange(basis.shape[1])])
+    return basis, values / people

@@ -50,12 +50,14 @@ class Prediction:
     age : (B,) from all modalities the scan has; for an unknown sex the mean over both.
     age_by_role : by role, (B,) from that modality alone.
     age_other_sex : (B,) had the person been of the other sex; NaN for an unknown sex.
+    used : by role, bool (B,), whether the scan had enough of the modality.
     imputed : by role, (B,) features that were missing and took the training median.
     """
 
     age: torch.Tensor
     age_by_role: dict[str, torch.Tensor]
     age_other_sex: torch.Tensor
+    used: dict[str, torch.Tensor]
     imputed: dict[str, torch.Tensor]
 
 
@@ -138,7 +140,7 @@ class Member(nn.Module):
         }
         other_sex = years(here, torch.where(sex < 0, sex, 1 - sex))
         other_sex = torch.where(sex < 0, torch.full_like(other_sex, torch.nan), other_sex)
-        return Prediction(averaged(here), by_role, other_sex, imputed)
+        return Prediction(averaged(here), by_role, other_sex, here, imputed)
 
     def describe(self) -> dict[str, Any]:
         """What `from_record` needs, beside the weights, to build the same member."""

@@ -47,8 +47,7 @@ def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:
     """
     matches: dict[str, RoleMatch] = {}
     for role, features in info.features.items():
-        tables = info.config.modality(role).tables
-        matches[role] = _match_features(store, role, features, tables)
+        matches[role] = _match_features(store, role, features, info)
     for role, grid in info.volumes.items():
         matches[role] = _match_volume(store, role, grid, info)
     if not any(match.present.any() for match in matches.values()):
@@ -61,16 +60,13 @@ def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:
     return matches
 
 
-def _match_features(
-    store: Store, role: str, features: tuple[str, ...], tables: tuple[str, ...]
-) -> RoleMatch:
+def _match_features(store: Store, role: str, features: tuple[str, ...], info: ModelInfo) -> RoleMatch:
     # The tables that the model was trained on, where the store has them by these names; else all of the
     # role's: names of features are what counts.
-    known = [name for name in tables if f"{role}/{name}" in store.modalities]
+    known = [name for name in info.tables[role] if f"{role}/{name}" in store.modalities]
     table = RoleTable(store, role, known)
-    place = {name: index for index, name in enumerate(table.names)}
-    columns = np.array([place.get(name, -1) for name in features], dtype=np.int64)
-    missing = tuple(name for name in features if name not in place)
+    columns = np.array([table.column(name) for name in features], dtype=np.int64)
+    missing = tuple(name for name, column in zip(features, columns, strict=True) if column < 0)
     if table.modalities and len(missing) > (1 - LEAST_SHARED) * len(features):
         raise ModelError(
             f"the store has {len(features) - len(missing)} of the {len(features)} {role} features that"
@@ -80,12 +76,20 @@ def _match_features(
             hint=f"the store has {_some(table.names)}; convert the cohort with the atlas and software that"
             f" the model was trained on, or make a store without {role}",
         )
+    for name, column, unit in zip(features, columns, info.units[role], strict=True):
+        theirs = table.units[column] if column >= 0 else ""
+        if unit and theirs and unit != theirs:
+            raise ModelError(
+                f"the {role} feature {name!r} is in {theirs} in the store and in {unit} in the model",
+                where=store.path,
+                hint="convert the cohort in the units of the model's training",
+            )
     ignored = len(table.names) - (len(features) - len(missing))
     return RoleMatch(role, table.present, columns, missing, ignored, table)
 
 
 def _match_volume(store: Store, role: str, grid: tuple[int, ...], info: ModelInfo) -> RoleMatch:
-    tables = info.config.modality(role).tables
+    tables = info.tables[role]
     has_it = any(m.role == role and m.name in tables for m in store.modalities.values())
     volume = role_volume(store, role, tables) if has_it else None
     if volume is None:

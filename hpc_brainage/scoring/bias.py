@@ -17,6 +17,7 @@ import numpy as np
 from hpc_brainage.model.bundle import BiasLine
 
 METHOD = "beheshti"
+EVERYONE = "everyone"
 FEWEST_PEOPLE = 20
 WEAK_SLOPE = 0.3
 """Below this slope the predictions hardly follow age, and no correction makes them a brain age."""
@@ -35,6 +36,19 @@ def fit_bias_line(*, age: np.ndarray, predicted: np.ndarray) -> BiasLine | None:
     gap = p - y
     r = float(np.corrcoef(gap, y)[0, 1]) if np.ptp(gap) > 0 else None
     return BiasLine(intercept=float(intercept), slope=float(slope), n=len(y), r=r)
+
+
+def fit_bias_lines(*, age: np.ndarray, predicted: np.ndarray, available: np.ndarray) -> dict[str, BiasLine]:
+    """A line for everyone, and one for each group of people who have the same modalities.
+
+    Predictions from one modality regress to the mean more than those from two. Groups of fewer than 20
+    people have no line of their own.
+    """
+    lines = {EVERYONE: fit_bias_line(age=age, predicted=predicted)}
+    for group in sorted(set(available)):
+        rows = available == group
+        lines[str(group)] = fit_bias_line(age=age[rows], predicted=predicted[rows])
+    return {group: line for group, line in lines.items() if line is not None}
 
 
 def correct_gap(gap: np.ndarray, age: np.ndarray, line: BiasLine) -> np.ndarray:

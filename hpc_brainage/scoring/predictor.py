@@ -20,6 +20,8 @@ from hpc_brainage.store.reader import Store
 _ROLES = ("smri", "fmri")
 _YEARS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only", "brain_age_other_sex")
 IMPLAUSIBLE_YEARS = (0.0, 120.0)
+_FEATURE_ROWS_AT_ONCE = 4096
+_VOLUMES_AT_ONCE = 8  # half a gigabyte each with OpenBHB's grey matter and the SFCN of the paper
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,22 @@ class Predictor:
         A scan that cannot be read fails alone: its row says why, and the others are scored.
         """
         table = self._empty(rows)
-        try:
-            self._fill(table, rows, np.arange(len(rows)))
-        except BrainAgeError:
-            for place in range(len(rows)):
-                try:
-                    self._fill(table, rows[place : place + 1], np.array([place]))
-                except BrainAgeError as problem:
-                    table.loc[place, "status"] = "failed"
-                    table.loc[place, "reason"] = problem.what
+        at_once = _VOLUMES_AT_ONCE if self.bundle.info.volumes else _FEATURE_ROWS_AT_ONCE
+        for first in range(0, len(rows), at_once):
+            places = np.arange(first, min(first + at_once, len(rows)))
+            try:
+                self._fill(table, rows[places], places)
+            except BrainAgeError:
+                for place in places:
+                    self._fill_one(table, rows, int(place))
         return self._finish(table)
+
+    def _fill_one(self, table: pd.DataFrame, rows: np.ndarray, place: int) -> None:
+        try:
+            self._fill(table, rows[place : place + 1], np.array([place]))
+        except BrainAgeError as problem:
+            table.loc[place, "status"] = "failed"
+            table.loc[place, "reason"] = problem.what
 
     def _empty(self, rows: np.ndarray) -> pd.DataFrame:
         scans = self.store.scans.iloc[rows].reset_index(drop=True)
@@ -60,14 +68,10 @@ class Predictor:
         checksums = zip(
             *(self.store.sha256(key)[rows].tolist() for key in self.store.modalities), strict=True
         )
-        unseen_by = self.bundle.member_that_never_saw(
-            self.store.name, scans["participant_id"].tolist(), list(checksums)
-        )
-        table["held_out"] = unseen_by >= 0
-        table["_member"] = unseen_by
-        line = self.bundle.info.bias
-        table["bias_method"] = bias.METHOD if line else "none"
-        table["bias_fit"] = "held-out training cohort" if line else ""
+        known = self.bundle.known_people(scans, list(checksums))
+        table["held_out"] = known.certain
+        table["_member"] = known.member
+        table["bias_method"], table["bias_fit"] = "none", ""
         people = self.bundle.info.training
         in_range = scans["age"].between(people.age_min, people.age_max).astype("boolean")
         table["age_in_training_range"] = in_range.mask(scans["age"].isna())
@@ -111,7 +115,7 @@ class Predictor:
             for role in member.roles:
                 count = predicted.imputed[role].cpu().numpy()
                 imputed[role][mine] = np.maximum(imputed[role][mine], count)
-                has[role][mine] |= ~np.isnan(predicted.age_by_role[role].cpu().numpy())
+                has[role][mine] |= predicted.used[role].cpu().numpy()
         with np.errstate(invalid="ignore"):
             for column in _YEARS:
                 table.loc[places, column] = sums[column] / used
@@ -123,8 +127,17 @@ class Predictor:
             table.loc[places, f"has_{role}"] = has[role]
             table.loc[places, f"imputed_{role}"] = imputed[role].astype(np.int64)
         scored = np.isfinite(mean)
-        table.loc[places, "status"] = np.where(scored, "scored", "missing")
-        table.loc[places, "reason"] = np.where(scored, "", self._why_missing())
+        usable = np.any([has[role] for role in _ROLES], axis=0)
+        table.loc[places, "status"] = np.select([scored, usable], ["scored", "failed"], "missing")
+        table.loc[places, "reason"] = np.select(
+            [scored, usable], ["", "the model gives no finite age"], self._why_missing()
+        )
+
+    def _available(self, table: pd.DataFrame) -> pd.Series:
+        """Which modalities each scan was scored from, as "smri+fmri"."""
+        roles = self.bundle.roles
+        has = table[[f"has_{role}" for role in roles]].to_numpy(dtype=bool)
+        return pd.Series(["+".join(np.array(roles)[row]) for row in has], index=table.index, dtype=object)
 
     def _read(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Inputs in the bundle's feature order, and presence, on the members' device."""
@@ -154,24 +167,32 @@ class Predictor:
     def _finish(self, table: pd.DataFrame) -> pd.DataFrame:
         """The gap, its correction, and what to mind about each row."""
         table["bag"] = table["brain_age"] - table["age"]
-        line = self.bundle.info.bias
-        if line is not None:
-            table["bag_corrected"] = bias.correct_gap(
-                table["bag"].to_numpy(), table["age"].to_numpy(dtype=float), line
-            )
         scored = table["status"] == "scored"
+        lines = self.bundle.info.bias
+        available = self._available(table)
+        for group in sorted(set(available[scored])):
+            fitted_on = group if group in lines else bias.EVERYONE
+            rows = scored & (available == group)
+            if fitted_on in lines:
+                gap, age = table.loc[rows, "bag"].to_numpy(), table.loc[rows, "age"].to_numpy(dtype=float)
+                table.loc[rows, "bag_corrected"] = bias.correct_gap(gap, age, lines[fitted_on])
+                table.loc[rows, "bias_method"] = bias.METHOD
+                table.loc[rows, "bias_fit"] = f"held-out training people ({fitted_on})"
         flags = {
             "age_unknown": table["age"].isna(),
             "age_outside_training": (table["age_in_training_range"] == False).fillna(False),  # noqa: E712
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
             "site_unseen": ~table["site_seen"],
             "sex_unknown": table["sex"] == "U",
+            "sex_unseen": ~table["sex"].isin(list(self.bundle.info.training.sexes)),
+            "id_in_training": (table["_member"] >= 0) & ~table["held_out"],
         }
         for role in self.matches:
             flags[f"{role}_missing"] = ~table[f"has_{role}"]
             flags[f"{role}_features_imputed"] = table[f"imputed_{role}"] > 0
-        if line is not None and line.slope < bias.WEAK_SLOPE:
-            flags["model_barely_follows_age"] = pd.Series(True, index=table.index)
+        weak = {group for group, line in lines.items() if line.slope < bias.WEAK_SLOPE}
+        fitted_on = available.where(available.isin(list(lines)), bias.EVERYONE)
+        flags["model_barely_follows_age"] = fitted_on.isin(list(weak))
         raised = pd.DataFrame({name: mask & scored for name, mask in flags.items()})
         table["flags"] = [";".join(raised.columns[row]) for row in raised.to_numpy(dtype=bool)]
         return table.drop(columns="_member")

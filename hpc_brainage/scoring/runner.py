@@ -7,10 +7,12 @@ with the parts that are not there yet.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +71,28 @@ def score_store(
     tasks = [(i, part[chosen[part]]) for i, part in enumerate(map(_rows, store.parts()))]
     tasks = [(index, rows) for index, rows in tasks if len(rows)]
     parts = _PartFolder(out.with_name(f"{out.name}.parts"), store, model_path, where)
-    parts.prepare()
+    with parts.held():
+        return _score(store, info, model_path, tasks, parts, out, where, notes, workers, progress)
+
+
+def _score(
+    store: Store,
+    info: ModelInfo,
+    model_path: Path,
+    tasks: list[tuple[int, np.ndarray]],
+    parts: _PartFolder,
+    out: Path,
+    where: str | None,
+    notes: tuple[str, ...],
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> ScoringReport:
+    """Score what is not scored yet, and put the parts together."""
     _run(store.path, model_path, tasks, parts, workers, progress)
     frames = [pd.read_parquet(parts.path(index)) for index, _ in tasks]
     table = pd.concat(frames, ignore_index=True)
-    _check_complete(table, store.scans.iloc[np.flatnonzero(chosen)])
+    rows = np.concatenate([rows for _, rows in tasks])
+    _check_complete(table, store.scans.iloc[rows])
     about = {
         "model": {"name": info.name, "sha256": parts.model_sha256},
         "store": {"name": store.name, "sha256": store.content_sha256},
@@ -100,8 +119,25 @@ class _PartFolder:
             "software": package_version(),
         }
 
-    def prepare(self) -> None:
-        """Keep the parts of an interrupted run of the same kind; parts of any other are not ours."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder for this process alone.
+
+        Parts of an interrupted run of the same kind are kept; parts of any other are not ours.
+        """
+        self._prepare()
+        with (self.folder / "run.json").open() as marker:
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ScoringError(
+                    "another command is scoring into the same table",
+                    where=self.folder,
+                    hint="wait for it, or give this run another --out",
+                ) from None
+            yield
+
+    def _prepare(self) -> None:
         marker = self.folder / "run.json"
         if marker.is_file() and read_json(marker, ScoringError) != self._belongs_to:
             raise ScoringError(
@@ -111,8 +147,9 @@ class _PartFolder:
             )
         if self.folder.exists() and not marker.is_file():
             raise ScoringError("the folder for unfinished parts is in use", where=self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(marker, self._belongs_to)
+        if not marker.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(marker, self._belongs_to)
 
     def path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}.parquet"
@@ -137,10 +174,12 @@ def _run(
     if not open_tasks:
         return
     import dask
+    import torch
     from distributed import Client, LocalCluster, as_completed
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, min(workers or cores, len(open_tasks)))
+    places = torch.cuda.device_count() or cores  # a GPU belongs to one worker
+    count = max(1, min(workers or places, places if torch.cuda.is_available() else cores, len(open_tasks)))
     scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
     quiet = {"logging.distributed": "error", "distributed.worker.multiprocessing-method": "spawn"}
     try:
@@ -204,9 +243,11 @@ def _predictor(store_path: str, model_path: str, threads: int) -> Predictor:
     key = (store_path, model_path)
     if key not in _loaded:
         import torch
+        from distributed import get_worker
 
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Workers are numbered from 0, and there are no more of them than GPUs.
+        device = f"cuda:{get_worker().name}" if torch.cuda.is_available() else "cpu"
         bundle, store = load_bundle(Path(model_path), device), Store.open(Path(store_path))
         matches = match_roles(store, bundle.info)
         _loaded[key] = Predictor(bundle, store, matches, package_version())

@@ -37,7 +37,7 @@ SCHEMA: dict[str, str] = {
     "brain_age_other_sex": "years, had the person been of the other sex",
     "brain_age_sd_members": "standard deviation over the members used, years; empty for one member",
     "members_used": "how many members were averaged",
-    "held_out": "true: the model was trained on this person, and the one member that never saw them scored",
+    "held_out": "true: the model was trained on this person; the one member that never saw them was asked",
     "has_smri": "structural MRI was there and used",
     "has_fmri": "functional MRI was there and used",
     "imputed_smri": "structural features that were missing and took the training median",
@@ -74,7 +74,8 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "scans": len(table),
         "status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
-        "held_out": int(table["held_out"].sum()),
+        "held_out": int((table["held_out"] & (table["status"] == "scored")).sum()),
+        "reasons": dict(Counter(table["reason"][table["reason"] != ""]).most_common()),
         "flags": _flag_counts(table["flags"]),
         "mean_absolute_gap": float(gap.abs().mean()) if len(gap) else None,
         "mean_gap": float(gap.mean()) if len(gap) else None,

@@ -22,7 +22,9 @@ class RoleTable:
 
     Attributes
     ----------
+    tables : names of the role's modalities, in the order of the columns.
     names : column names, in the order of the tables and of their features.
+    units : of the columns, "" where unknown.
     present : bool (scans,), whether a scan has at least one of the tables.
     """
 
@@ -33,15 +35,29 @@ class RoleTable:
         self.modalities = [
             modality for modality in _chosen(store, role, tables) if modality.kind == "features"
         ]
+        self.tables = tuple(modality.name for modality in self.modalities)
+        self.units = tuple(unit for modality in self.modalities for unit in modality.units)
         repeated = Counter(name for modality in self.modalities for name in modality.features)
         self.names = tuple(
             f"{modality.name}:{name}" if repeated[name] > 1 else name
             for modality in self.modalities
             for name in modality.features
         )
+        self._place = {name: index for index, name in enumerate(self.names)}
         self.present = np.zeros(store.n_scans, dtype=bool)
         for modality in self.modalities:
             self.present |= store.present(modality.key)
+
+    def column(self, name: str) -> int:
+        """The column of a feature, -1 if there is none.
+
+        A name qualified by a table (`table:feature`) that is not there by itself means the feature of
+        that name, if only one table has it.
+        """
+        if name in self._place:
+            return self._place[name]
+        _, _, bare = name.partition(":")
+        return self._place.get(bare, -1)
 
     def read(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Float32 (rows, columns); NaN where a feature, or a whole table, is missing for a scan."""

@@ -6,9 +6,9 @@ and are streamed batch by batch, the next one read while the present one is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,23 +25,24 @@ from hpc_brainage.store.role_table import RoleTable, role_volume
 
 @dataclass(frozen=True)
 class FeatureInput:
-    """A role's features: float32 (scans, features) with NaN where missing, and their names."""
+    """A role's features, float32 (scans, features) with NaN where missing; their names, units, tables."""
 
+    tables: tuple[str, ...]
     names: tuple[str, ...]
+    units: tuple[str, ...]
     present: np.ndarray
     x_NF: np.ndarray
 
 
 @dataclass(frozen=True)
 class VolumeInput:
-    """A role's volume, left in the store; `scale` is applied to what is read."""
+    """A role's volume, left in the store."""
 
     store: Store
     key: str
     grid: tuple[int, int, int]
     present: np.ndarray
     store_rows: np.ndarray
-    scale: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Float32 (rows, X, Y, Z); zeros where a scan has no volume."""
@@ -49,8 +50,11 @@ class VolumeInput:
         here = np.flatnonzero(self.present[rows])
         if len(here):
             out[here] = self.store.read(self.key, self.store_rows[rows[here]])
-        volumes = torch.from_numpy(out)
-        return volumes if self.scale is None else self.scale(volumes)
+        return torch.from_numpy(out)
+
+    def take(self, rows: np.ndarray) -> VolumeInput:
+        """The same volume for a choice of the scans."""
+        return replace(self, present=self.present[rows], store_rows=self.store_rows[rows])
 
 
 RoleInput = FeatureInput | VolumeInput
@@ -134,8 +138,24 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
     ]
     scans = store.scans.iloc[rows].reset_index(drop=True)
     checksums = list(zip(*(store.sha256(key)[rows].tolist() for key in store.modalities), strict=True))
-    notes += _twins(scans, checksums)
+    notes += _twins(scans, checksums) + _worth_knowing(scans, where)
     return TrainingData(store, scans, inputs, availability, checksums, tuple(notes))
+
+
+def _worth_knowing(scans: pd.DataFrame, where: str | None) -> list[str]:
+    """What somebody may not have meant to train on."""
+    notes = []
+    splits = scans["split"].value_counts()
+    if where is None and len(splits) > 1 and any("test" in str(split) for split in splits.index):
+        counts = ", ".join(f"{split or 'none'} {n}" for split, n in splits.items())
+        notes.append(
+            f"WARNING: the cohort has official splits ({counts}), and all of them are trained on;"
+            " --where \"split == 'train'\" keeps the others for testing"
+        )
+    sexes = set(scans["sex"])
+    if not {"F", "M"} <= sexes:
+        notes.append(f"everybody's sex is {'/'.join(sorted(sexes))}: the model will not know the other sex")
+    return notes
 
 
 def _twins(scans: pd.DataFrame, checksums: list[tuple[str, ...]]) -> list[str]:
@@ -148,14 +168,16 @@ def _twins(scans: pd.DataFrame, checksums: list[tuple[str, ...]]) -> list[str]:
     if not twins:
         return []
     return [
-        f"WARNING: {len(twins)} scans are there under several participants ({twins[0]}, ...): the held-out"
-        " error is too good if they fall into different folds"
+        f"WARNING: {len(twins)} scans are there under several participants (one is {twins[0][:80]}): the"
+        " held-out error is too good if they fall into different folds"
     ]
 
 
 def _input(store: Store, source: RoleTable | str, rows: np.ndarray) -> RoleInput:
     if isinstance(source, RoleTable):
-        return FeatureInput(source.names, source.present[rows], source.read(rows))
+        return FeatureInput(
+            source.tables, source.names, source.units, source.present[rows], source.read(rows)
+        )
     x, y, z = store.modalities[source].shape
     return VolumeInput(store, source, (x, y, z), store.present(source)[rows], rows)
 

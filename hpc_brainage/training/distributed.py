@@ -31,6 +31,20 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def word_of_the_first(self, value: float) -> float:
+        """The first process's value, in every process; all of them must ask at the same point."""
+        if self.world_size == 1:
+            return value
+        told = torch.tensor(value, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return float(told)
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' values, in every process."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
 
 def join_processes(device: str) -> Processes:
     """Join the run's processes through DeepSpeed (gloo on CPU, NCCL on GPUs).

@@ -61,10 +61,6 @@ class Engine:
     def train_mode(self, training: bool) -> None:
         self._engine.train(training)
 
-    @property
-    def learning_rate(self) -> float:
-        return float(self._engine.optimizer.param_groups[0]["lr"])
-
     def close(self) -> None:
         self._engine.destroy()
 

@@ -13,6 +13,9 @@ import pandas as pd
 
 from hpc_brainage.errors import TrainingError
 
+_FINE = 40
+"""Into so many pieces people are dealt for a validation set: its share is met to a fortieth."""
+
 
 def assign_folds(scans: pd.DataFrame, availability: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """The fold, 0 to `folds` - 1, in which each scan is held out, as an int64 array.
@@ -58,10 +61,10 @@ def hold_back(scans: pd.DataFrame, rows: np.ndarray, share: float, seed: int) ->
     """Rows of about `share` of the people among `rows`, spread over age: a validation set."""
     if not share:
         return rows[:0]
-    part = scans.iloc[rows]
-    folds = max(2, round(1 / share))
-    fold = assign_folds(part.reset_index(drop=True), [""] * len(part), folds, seed)
-    return rows[fold == 0]
+    part = scans.iloc[rows].reset_index(drop=True)
+    pieces = min(_FINE, part["participant_id"].nunique())
+    piece = assign_folds(part, [""] * len(part), pieces, seed)
+    return rows[piece < max(1, round(share * pieces))]
 
 
 def epoch_order(groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -78,9 +81,9 @@ def epoch_order(groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(position, kind="stable")
 
 
-def batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The order cut into batches; a last one below half the size joins the one before it."""
+def batches(order: np.ndarray, batch_size: int, least: int = 1) -> list[np.ndarray]:
+    """The order cut into batches; a last one below half the size or below `least` joins the one before."""
     cuts = list(range(batch_size, len(order), batch_size))
-    if cuts and len(order) - cuts[-1] < batch_size / 2:
+    if cuts and len(order) - cuts[-1] < max(batch_size / 2, least):
         cuts.pop()
     return np.split(order, cuts)

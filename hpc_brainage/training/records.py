@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pandas as pd
 from hpc_brainage.config import RunConfig, parse_config, read_toml, to_toml
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.files import read_json, write_json, write_text
+from hpc_brainage.store.reader import Store
 
 LATEST = "latest"
 
@@ -44,10 +46,17 @@ class RunFolder:
 
         Raises
         ------
-        TrainingError : the folder holds members of a run with other settings, another store or selection.
+        StoreError : there is no store at this path.
+        TrainingError : the folder holds members of a run with other settings, other scans or another
+            selection, or the name is taken.
         """
         run = cls(path)
-        request = {"store": str(store.absolute()), "where": where}
+        if path.name == LATEST:
+            raise TrainingError(
+                f"a run cannot be called {LATEST!r}", where=path, hint="choose another --name"
+            )
+        content = Store.open(store).content_sha256
+        request = {"store": str(store.absolute()), "content_sha256": content, "where": where}
         if (path / "request.json").is_file():
             same = run.request() == request and run.config() == config
             if same:
@@ -55,7 +64,7 @@ class RunFolder:
             # A run that never finished a member holds nothing that a correction could spoil.
             if any(run.checkpoints.glob("*.json")) or run.model.exists():
                 raise TrainingError(
-                    "this folder holds a run with other settings, another store or another selection",
+                    "this folder holds a run with other settings, another selection or another store",
                     where=path,
                     hint="give the new run another --name, or remove the folder",
                 )
@@ -99,6 +108,13 @@ class RunFolder:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(self.path.name)
             os.replace(fresh, link)
+
+    def keep_metrics(self, members: Collection[int]) -> None:
+        """Drop the lines of members that will be trained anew."""
+        if self.metrics.is_file():
+            lines = self.metrics.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["member"] in members]
+            write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def log_epoch(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

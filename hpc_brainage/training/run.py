@@ -14,41 +14,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_brainage.config import RunConfig
+from hpc_brainage.config import RunConfig, TrainingConfig
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.files import sha256_of
-from hpc_brainage.model.bundle import (
-    Bundle,
-    ModelInfo,
-    TrainingPeople,
-    person_mark,
-    save_bundle,
-    scan_mark,
-)
+from hpc_brainage.model.bundle import ModelInfo
 from hpc_brainage.model.member import Member
 from hpc_brainage.provenance import software
 from hpc_brainage.scans import IDENTITY
 from hpc_brainage.store.reader import Store
-from hpc_brainage.training.checkpoint import MemberCheckpoints
-from hpc_brainage.training.data import FeatureInput, TrainingData, load_training_data
-from hpc_brainage.training.distributed import join_processes
+from hpc_brainage.training.checkpoint import MemberCheckpoint
+from hpc_brainage.training.data import TrainingData, load_training_data
+from hpc_brainage.training.description import describe_model
+from hpc_brainage.training.distributed import Processes, join_processes
 from hpc_brainage.training.folds import assign_folds
-from hpc_brainage.training.loop import MemberTask, predict_rows, train_member
+from hpc_brainage.training.loop import MemberTask, train_member
+from hpc_brainage.training.prediction import predict_rows
+from hpc_brainage.training.preparation import check_settings
 from hpc_brainage.training.records import RunFolder
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run ends with."""
+    """What a run ends with, before it is measured."""
 
     folder: RunFolder
-    bundle: Bundle
+    info: ModelInfo
+    members: tuple[Member, ...]
     data: TrainingData
     fold: np.ndarray
     """Fold in which each scan of `data` was held out."""
     held_out: pd.DataFrame
     """`RunFolder.held_out` as a table, in the order of `data.scans`."""
-    is_first: bool
-    """Whether this is the process that writes what is left to write."""
 
 
 def run_training(
@@ -56,23 +52,37 @@ def run_training(
     *,
     on_start: Callable[[TrainingData], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> FinishedRun:
-    """Train all members of a prepared run and write the bundle; every process of the run calls this.
+) -> FinishedRun | None:
+    """Train all members of a prepared run; every process of the run calls this.
 
-    A run that was cut off goes on with the first member that is not finished.
+    A run that was cut off goes on with the first member that is not finished. The first process returns
+    what was trained; the others return None.
 
     Parameters
     ----------
     folder : the run's folder, made by `RunFolder.prepare`.
     on_start, on_epoch : told about the data, and about each epoch of each member.
+
+    Raises
+    ------
+    TrainingError : the settings do not fit the store, or the store has changed since the preparation.
     """
     run = RunFolder(folder)
     config, request = run.config(), run.request()
-    where = request["where"]
     store = Store.open(Path(request["store"]))
-    data = load_training_data(store, config, where)
-    processes = join_processes(config.training.device)
+    if store.content_sha256 != request["content_sha256"]:
+        raise TrainingError(
+            "the store has changed since the run was prepared",
+            where=store.path,
+            hint="train again with another --name",
+        )
+    data = load_training_data(store, config, request["where"])
+    settings = config.training
+    fold = assign_folds(data.scans, data.availability, settings.folds, settings.seed)
+    check_settings(data, config, fold)
+    processes = join_processes(settings.device)
     key = _key(config, store, data)
+    _agree(processes, key, settings)
     if processes.is_first:
         run.update(state="running", processes=processes.world_size)
         if on_start:
@@ -84,94 +94,80 @@ def run_training(
             if on_epoch:
                 on_epoch(record)
 
-    settings = config.training
-    fold = assign_folds(data.scans, data.availability, settings.folds, settings.seed)
-    held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(
-        available=data.availability, fold=fold, brain_age=np.nan
-    )
+    checkpoints = [MemberCheckpoint(run.checkpoints, index, key) for index in range(settings.folds)]
+    done = [c.load_finished(config) for c in checkpoints] if processes.is_first else []
+    if processes.is_first:
+        run.keep_metrics([index for index, finished in enumerate(done) if finished])
+    held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
     members: list[Member] = []
     for index in range(settings.folds):
-        checkpoints = MemberCheckpoints(run.checkpoints, index, key)
-        finished = checkpoints.load_finished(config)
-        if finished is None:
+        finished = done[index] if processes.is_first else None
+        if not processes.word_of_the_first(float(finished is not None)):
             task = MemberTask(index, np.flatnonzero(fold != index), settings.seed * 1000 + index)
-            finished = train_member(data, task, config, processes, checkpoints, report)
-        member = finished[0]
-        rows = np.flatnonzero(fold == index)
-        for name, years in predict_rows(member, data, rows).items():
-            column = "brain_age" if name == "age" else f"brain_age_{name.removeprefix('age_')}_only"
-            if column not in held_out:
-                held_out[column] = np.nan
-            held_out.loc[rows, column] = years
-        members.append(member)
-        if processes.is_first:
-            run.update(members_finished=index + 1)
-    info = _info(folder.name, config, data, fold, members, where, salt=key[:32])
-    bundle = Bundle(info, tuple(members))
-    if processes.is_first:
-        run.write_held_out(held_out)
-        bundle = save_bundle(run.model, info, members)
-    return FinishedRun(run, bundle, data, fold, held_out, processes.is_first)
+            finished = train_member(data, task, config, processes, report)
+            if processes.is_first:
+                checkpoints[index].save_finished(*finished)
+        if not processes.is_first:
+            continue
+        assert finished is not None
+        member = finished[0].to(processes.device)
+        _predict_held_out(held_out, member, data, np.flatnonzero(fold == index))
+        members.append(member.to("cpu"))
+        run.update(members_finished=index + 1)
+    if not processes.is_first:
+        return None
+    held_out["available"] = _available(held_out, data)
+    run.write_held_out(held_out)
+    info = describe_model(folder.name, config, data, fold, members, request["where"], salt=key[:32])
+    return FinishedRun(run, info, tuple(members), data, fold, held_out)
+
+
+def _predict_held_out(table: pd.DataFrame, member: Member, data: TrainingData, rows: np.ndarray) -> None:
+    """Write a member's predictions for its fold's people into the table."""
+    for name, years in predict_rows(member, data, rows).items():
+        column = "brain_age" if name == "age" else f"brain_age_{name.removeprefix('age_')}_only"
+        if column not in table:
+            table[column] = np.nan
+        table.loc[rows, column] = years
+
+
+def _available(held_out: pd.DataFrame, data: TrainingData) -> list[str]:
+    """Which modalities each scan was predicted from: "smri+fmri", "smri", ..., or "none"."""
+    used = {role: held_out[f"brain_age_{role}_only"].notna().to_numpy() for role in data.inputs}
+    return ["+".join(r for r in used if used[r][row]) or "none" for row in range(len(held_out))]
+
+
+def _agree(processes: Processes, key: str, settings: TrainingConfig) -> None:
+    """All processes must be about to compute the same thing.
+
+    Raises
+    ------
+    TrainingError : they are not, or they are more than a step has scans.
+    """
+    if settings.batch_size < processes.world_size:
+        raise TrainingError(
+            f"{processes.world_size} processes cannot share a step of {settings.batch_size} scans",
+            where="training.batch_size",
+            expected=f"at least {processes.world_size}",
+            hint="--set training.batch_size=N, or use fewer processes",
+        )
+    mine = float(int(key[:12], 16))
+    if processes.word_of_the_first(mine) != mine:
+        raise TrainingError(
+            "this process sees other settings or another store than the first process",
+            where=f"rank {processes.rank}",
+            hint="the run folder and the store must be on a file system that all nodes share",
+        )
 
 
 def _key(config: RunConfig, store: Store, data: TrainingData) -> str:
     """What decides every number of the run; the same key means the same run."""
     scans = data.scans[list(IDENTITY)].to_numpy().tolist()
     return sha256_of(
-        {"config": config.model_dump(mode="json"), "store": store.content_sha256, "scans": scans}
+        {
+            "config": config.model_dump(mode="json"),
+            "store": store.content_sha256,
+            "scans": scans,
+            "software": software("torch", "deepspeed", "numpy"),
+        }
     )
-
-
-def _info(
-    name: str,
-    config: RunConfig,
-    data: TrainingData,
-    fold: np.ndarray,
-    members: list[Member],
-    where: str | None,
-    salt: str,
-) -> ModelInfo:
-    scans, age = data.scans, data.scans["age"]
-    features: dict[str, tuple[str, ...]] = {}
-    volumes: dict[str, tuple[int, ...]] = {}
-    for role, source in data.inputs.items():
-        if isinstance(source, FeatureInput):
-            taken = {name for member in members for name in member.features(role)}
-            features[role] = tuple(name for name in source.names if name in taken)
-        else:
-            volumes[role] = source.grid
-    people = TrainingPeople(
-        people=int(scans["participant_id"].nunique()),
-        scans=len(scans),
-        age_min=float(age.min()),
-        age_max=float(age.max()),
-        age_mean=float(age.mean()),
-        age_sd=float(age.std(ddof=0)),
-        sexes=_counts(scans["sex"]),
-        sites=_counts(scans["site"]),
-        with_modality={role: int(source.present.sum()) for role, source in data.inputs.items()},
-        where=where,
-        store=data.store.name,
-        store_sha256=data.store.content_sha256,
-    )
-    cohort = data.store.name
-    seen: dict[str, int] = {}
-    for person, checksums, index in zip(scans["participant_id"], data.checksums, fold, strict=True):
-        seen[person_mark(cohort, person, salt)] = int(index)
-        seen |= {scan_mark(checksum, salt): int(index) for checksum in checksums if checksum}
-    return ModelInfo(
-        name=name,
-        config=config,
-        members=tuple(member.describe() for member in members),
-        features=features,
-        volumes=volumes,
-        training=people,
-        salt=salt,
-        seen=dict(sorted(seen.items())),
-        software=software("torch", "deepspeed", "numpy"),
-    )
-
-
-def _counts(column: pd.Series) -> dict[str, int]:
-    counts = column.value_counts()
-    return {str(value): int(counts[value]) for value in sorted(counts.index)}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from hpc_brainage.model.bundle import (
     ModelInfo,
     TrainingPeople,
     load_bundle,
+    occasion_mark,
     person_mark,
     save_bundle,
     scan_mark,
@@ -45,9 +47,12 @@ def saved(tmp_path: Path) -> Path:
     )  # fmt: skip
     info = ModelInfo(
         name="m", config=RunConfig(), members=tuple(m.describe() for m in members),
-        features={"smri": NAMES},
+        tables={"smri": ("t",)}, features={"smri": NAMES}, units={"smri": ("mm",) * 9},
         volumes={}, training=people, salt="salt", software={},
-        seen={person_mark("s", "01", "salt"): 1, scan_mark("abc", "salt"): 0},
+        seen={
+            person_mark("01", "salt"): 1, occasion_mark("01", "F", 30.0, "salt"): 1,
+            scan_mark("abc", "salt"): 0,
+        },
     )  # fmt: skip
     save_bundle(tmp_path / "model", info, members)
     return tmp_path / "model"
@@ -72,12 +77,17 @@ def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> None:
-    bundle = load_bundle(saved)
-    nothing: list[list[str]] = [[""], [""]]
-    assert bundle.member_that_never_saw("s", ["01", "02"], nothing).tolist() == [1, -1]
-    assert bundle.member_that_never_saw("another cohort", ["01", "02"], nothing).tolist() == [-1, -1]
-    renamed = bundle.member_that_never_saw("another cohort", ["77", "78"], [["", "abc"], ["abd"]])
-    assert renamed.tolist() == [0, -1]
+    scans = pd.DataFrame(
+        {
+            "participant_id": ["01", "02", "01", "01", "77", "78"],
+            "sex": ["F", "F", "M", "F", "F", "F"],
+            "age": [30.0, 30.0, 30.0, 33.5, 50.0, 50.0],
+        }
+    )
+    checksums = [[""], [""], [""], [""], ["", "abc"], ["abd"]]
+    known = load_bundle(saved).known_people(scans, checksums)
+    assert known.member.tolist() == [1, -1, 1, 1, 0, -1]
+    assert known.certain.tolist() == [True, False, False, False, True, False]
     assert '"01"' not in (saved / INFO).read_text()
 
 

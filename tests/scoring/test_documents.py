@@ -185,6 +185,7 @@ def test_the_example_without_our_code_gives_our_ages(settings: tuple[str, ...], 
     info = ModelInfo(
         name="m", config=config, members=(member.describe(),), volumes={}, training=people, salt="",
         features={role: member.features(role) for role in tables}, seen={}, software={},
+        tables={}, units={},
     )  # fmt: skip
     save_bundle(tmp_path / "model", info, [member])
     example = re.findall(r"```python\n(.*?)```", document("model-bundle.md"), flags=re.DOTALL)[1]

@@ -39,8 +39,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("trained")
     store = planted_store(folder)
     run = RunFolder.prepare(folder / "runs" / "planted", load_config(None, SETTINGS), store, None)
-    complete(run_training(run.path))
-    return run.model, store
+    return train(run), store
+
+
+def train(run: RunFolder) -> Path:
+    finished = run_training(run.path)
+    assert finished is not None
+    complete(finished)
+    return run.model
 
 
 def table_of(store: Path, model: Path, rows: np.ndarray | None = None) -> pd.DataFrame:
@@ -175,6 +181,47 @@ def test_a_store_without_any_of_the_model_s_modalities_is_refused(
         score_store(store, model, tmp_path / "out")
 
 
+def test_the_trend_is_taken_out_by_the_line_of_what_a_person_has(trained: tuple[Path, Path]) -> None:
+    model, store = trained
+    table = table_of(store, model)
+    lines = load_bundle(model).info.bias
+    assert set(lines) == {"everyone", "smri+fmri", "smri"}  # two people have fMRI alone
+    for has_smri, has_fmri, group in (
+        (True, True, "smri+fmri"),
+        (True, False, "smri"),
+        (False, True, "everyone"),
+    ):
+        rows = (table["has_smri"] == has_smri) & (table["has_fmri"] == has_fmri)
+        assert rows.any()
+        assert (table["bias_fit"][rows] == f"held-out training people ({group})").all()
+        if group != "everyone":
+            assert abs(np.corrcoef(table["bag_corrected"][rows], table["age"][rows])[0, 1]) < 1e-4
+
+
+def test_a_store_in_other_units_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    model, _ = trained
+    cohort = planted_cohort(20, seed=12)
+    modality = replace(cohort.sources["smri/table"].modality, units=("cm",) * 30)
+    store = convert(changed(cohort, "smri", modality=modality), tmp_path / "cm.zarr").store_path
+    with pytest.raises(ModelError, match="in cm in the store and in mm in the model"):
+        score_store(store, model, tmp_path / "out")
+
+
+def test_another_table_with_the_same_names_does_not_hide_the_model_s(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = trained
+    cohort = planted_cohort(20, seed=13)
+    first = cohort.sources["smri/table"]
+    other = replace(
+        first, modality=replace(first.modality, name="other"), load=lambda row: first.load(row) + 5
+    )
+    both = replace(cohort, name="both", sources={**cohort.sources, "smri/other": other})
+    plain = convert(cohort, tmp_path / "plain.zarr").store_path
+    more = convert(both, tmp_path / "more.zarr").store_path
+    np.testing.assert_array_equal(table_of(plain, model)["brain_age"], table_of(more, model)["brain_age"])
+
+
 def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -183,6 +230,10 @@ def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
     strangers.scans["participant_id"] = planted_cohort(20).scans["participant_id"]
     table = table_of(convert(strangers, tmp_path / "clinic.zarr").store_path, model)
     assert not table["held_out"].any()
+    assert table["flags"].str.contains("id_in_training").all()
+    assert (
+        table["members_used"] == 1
+    ).all()  # whoever they are, no member that saw the identifier is asked
     familiar = replace(planted_cohort(120), name="renamed")
     familiar.scans["participant_id"] = [f"new{i}" for i in range(120)]
     table = table_of(convert(familiar, tmp_path / "renamed.zarr").store_path, model)
@@ -197,7 +248,7 @@ def test_a_store_whose_tables_share_feature_names_fits_its_own_model(tmp_path: P
     store = convert(both, tmp_path / "twins.zarr").store_path
     settings = [*SETTINGS, "smri.tables=['twin']", "training.epochs=1", "training.folds=2"]
     run = RunFolder.prepare(tmp_path / "run", load_config(None, settings), store, None)
-    model = run_training(run.path).folder.model
+    model = train(run)
     assert (table_of(store, model)["status"] == "scored").all()
 
 
@@ -260,6 +311,15 @@ def test_parts_that_are_done_are_kept_and_those_of_another_run_refused(
     assert not part.exists()
 
 
+def test_two_commands_do_not_score_into_the_same_table(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    from hpc_brainage.scoring.runner import _PartFolder
+
+    model, store = trained
+    first = _PartFolder(tmp_path / "out.parts", Store.open(store), model, None)
+    with first.held(), pytest.raises(ScoringError, match="another command is scoring"):
+        score_store(store, model, tmp_path / "out", workers=1)
+
+
 def _fail(*_: object) -> None:
     raise RuntimeError("cut off")
 
@@ -281,8 +341,8 @@ def test_extra_columns_are_carried_through_and_formulas_made_harmless(
 def test_a_model_that_hardly_follows_age_is_flagged(trained: tuple[Path, Path]) -> None:
     model, store = trained
     opened, bundle = Store.open(store), load_bundle(model)
-    assert bundle.info.bias is not None
-    weak = bundle.info.model_copy(update={"bias": bundle.info.bias.model_copy(update={"slope": 0.1})})
+    lines = {group: line.model_copy(update={"slope": 0.1}) for group, line in bundle.info.bias.items()}
+    weak = bundle.info.model_copy(update={"bias": lines})
     matches = match_roles(opened, weak)
     table = Predictor(Bundle(weak, bundle.members), opened, matches, "test").score(np.arange(10))
     scored = table["status"] == "scored"
@@ -296,7 +356,7 @@ def test_a_volume_of_another_grid_is_refused(tmp_path: Path) -> None:
     ]  # fmt: skip
     images = planted_store(tmp_path, 20, seed=7, volumes=True)
     run = RunFolder.prepare(tmp_path / "run", load_config(None, settings), images, None)
-    model = run_training(run.path).folder.model
+    model = train(run)
     assert (table_of(images, model)["status"] == "scored").all()
     other = Modality("smri", "vbm", "volume", (5, 6, 7), units=("",))
     source = ModalitySource(

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from planted import planted_cohort, planted_store
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.errors import BrainAgeError, TrainingError, UsageError
 from hpc_brainage.evaluation.evidence import complete
+from hpc_brainage.model.bundle import load_bundle
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import load_training_data
+from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.records import RunFolder
 from hpc_brainage.training.run import FinishedRun, run_training
 
@@ -37,7 +44,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, store: Path, config: RunConfig, where: str | None = None) -> FinishedRun:
-    return run_training(RunFolder.prepare(folder, config, store, where).path)
+    finished = run_training(RunFolder.prepare(folder, config, store, where).path)
+    assert finished is not None
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +72,17 @@ def test_every_person_is_held_out_once_by_a_member_that_never_saw_them(finished:
     assert held_out["brain_age"].notna().all()
     assert held_out["participant_id"].tolist() == finished.data.scans["participant_id"].tolist()
     nothing: list[list[str]] = [[] for _ in range(len(held_out))]
-    people = held_out["participant_id"].tolist()
-    never_saw = finished.bundle.member_that_never_saw("planted", people, nothing)
-    assert np.array_equal(never_saw, held_out["fold"])
+    known = complete(finished).known_people(held_out, nothing)
+    assert np.array_equal(known.member, held_out["fold"])
+    assert known.certain.all()
 
 
 def test_the_same_run_gives_the_same_bytes(finished: FinishedRun, store: Path, tmp_path: Path) -> None:
     again = train(tmp_path / "base", store, quick())
-    assert (again.folder.model / "model.safetensors").read_bytes() == (
-        finished.folder.model / "model.safetensors"
-    ).read_bytes()
+    for made in (again, finished):
+        complete(made)
+    for name in ("model.safetensors", "model.json", "MODEL_CARD.md"):
+        assert (again.folder.model / name).read_bytes() == (finished.folder.model / name).read_bytes()
     pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
 
 
@@ -92,7 +102,9 @@ def test_a_run_that_was_cut_off_goes_on_with_the_next_member(
         run_training(run.path, on_epoch=cut)
     trained: set[int] = set()
     again = run_training(run.path, on_epoch=lambda record: trained.add(record["member"]))
+    assert again is not None
     assert trained == {1, 2}
+    assert len(again.folder.metrics.read_text().splitlines()) == 3 * 25
     pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
 
 
@@ -116,14 +128,13 @@ def test_early_stopping_keeps_the_best_epoch(store: Path, tmp_path: Path) -> Non
         assert summary["best_epoch"] == int(np.argmin(errors))
         assert len(errors) < 60
         assert len(errors) - 1 - summary["best_epoch"] == 3
-    assert not list(run.folder.checkpoints.glob("*best*"))
 
 
 @pytest.mark.parametrize("role", ["smri", "fmri"])
 def test_a_store_can_be_trained_on_with_one_modality(role: str, store: Path, tmp_path: Path) -> None:
     other = "fmri" if role == "smri" else "smri"
     run = train(tmp_path / role, store, quick(f"{other}.use=false", "training.folds=2"))
-    assert run.bundle.roles == (role,)
+    assert run.members[0].roles == (role,)
     evidence = complete(run).info.evidence
     assert evidence is not None
     assert evidence.everyone.model.mae < 0.7 * evidence.everyone.mean_predictor.mae
@@ -181,8 +192,114 @@ def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Pa
 def test_only_the_selected_people_are_trained_on(store: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "controls", store, quick("training.folds=2"), "diagnosis == 'control'")
     assert set(run.data.scans["diagnosis"]) == {"control"}
-    assert run.bundle.info.training.where == "diagnosis == 'control'"
+    assert run.info.training.where == "diagnosis == 'control'"
     assert "left out by --where" in run.data.notes[0]
+
+
+def test_all_predictors_are_measured_on_the_same_people(tmp_path: Path) -> None:
+    cohort = planted_cohort(100, name="holes")
+    source = cohort.sources["smri/table"]
+    holes = replace(
+        source,
+        load=lambda row: np.where(np.arange(30) < (20 if row % 5 == 3 else 0), np.nan, source.load(row)),
+    )
+    store = convert(replace(cohort, sources={"smri/table": holes}), tmp_path / "holes.zarr").store_path
+    run = train(tmp_path / "run", store, quick("training.folds=2", "smri.max_missing=0.5"))
+    evidence = complete(run).info.evidence
+    assert evidence is not None
+    everyone = evidence.everyone
+    assert evidence.not_predicted == 20
+    assert everyone.model.n == everyone.ridge.n == everyone.mean_predictor.n == len(run.data.scans) - 20
+
+
+def test_a_store_that_has_changed_is_noticed(tmp_path: Path) -> None:
+    store = planted_store(tmp_path, 40)
+    config = quick("training.folds=2", "training.epochs=1")
+    complete(train(tmp_path / "run", store, config))
+    convert(planted_cohort(40, seed=1), store, overwrite=True)
+    with pytest.raises(TrainingError, match="another store"):
+        RunFolder.prepare(tmp_path / "run", config, store, None)
+    with pytest.raises(TrainingError, match="has changed since"):
+        run_training(tmp_path / "run")
+
+
+def test_a_cohort_of_one_age_is_refused(tmp_path: Path) -> None:
+    cohort = planted_cohort(30, name="same")
+    cohort.scans["age"] = 30.0
+    store = convert(cohort, tmp_path / "same.zarr").store_path
+    with pytest.raises(TrainingError, match="everybody is 30 years old"):
+        train(tmp_path / "run", store, quick())
+
+
+def test_a_run_that_diverges_ends_in_an_error(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"diverged|the loss is"):
+        train(tmp_path / "run", store, quick("training.learning_rate=1e9", "training.epochs=2"))
+
+
+def test_what_may_not_have_been_meant_is_said(tmp_path: Path) -> None:
+    cohort = planted_cohort(30, name="splits")
+    cohort.scans["split"] = np.where(np.arange(30) < 20, "train", "external_test")
+    cohort.scans["sex"] = "M"
+    store = Store.open(convert(cohort, tmp_path / "splits.zarr").store_path)
+    notes = " ".join(load_training_data(store, quick()).notes)
+    assert "official splits (train 20, external_test 10)" in notes
+    assert "will not know the other sex" in notes
+    assert "official" not in " ".join(load_training_data(store, quick(), "split == 'train'").notes)
+
+
+def test_a_run_cannot_be_called_latest(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be called"):
+        RunFolder.prepare(tmp_path / "latest", quick(), store, None)
+
+
+@pytest.mark.parametrize("world", [2])
+def test_several_processes_train_and_finish_a_run_together(world: int, store: Path, tmp_path: Path) -> None:
+    """With a validation set, early stopping and a member that was finished before."""
+    config = quick(
+        "model.dropout=0.0", "training.folds=2", "training.epochs=6", "training.validation=0.2",
+        "training.patience=2",
+    )  # fmt: skip
+    alone = complete(train(tmp_path / "alone", store, config))
+    run = RunFolder.prepare(tmp_path / "together", config, store, None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for _ in range(2):  # the second time all members are there, and only the first process can tell
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "hpc_brainage.cli.worker", str(run.path)],
+                env=os.environ
+                | {
+                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        try:
+            outputs = [process.communicate(timeout=100)[0].decode() for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert all(process.returncode == 0 for process in started), outputs
+        together = load_bundle(run.model)
+        assert together.info.evidence is not None
+        assert alone.info.evidence is not None
+        assert together.info.evidence.everyone.model.mae == pytest.approx(
+            alone.info.evidence.everyone.model.mae, rel=1e-3
+        )
+    assert len(run.metrics.read_text().splitlines()) == len(
+        (tmp_path / "alone" / "metrics.jsonl").read_text().splitlines()
+    )
+
+
+def test_more_processes_than_scans_in_a_step_are_refused(store: Path, tmp_path: Path) -> None:
+    from hpc_brainage.training.run import _agree
+
+    with pytest.raises(TrainingError, match="16 processes cannot share a step of 8 scans"):
+        _agree(Processes(0, 16, torch.device("cpu")), "0" * 64, quick("training.batch_size=8").training)
 
 
 def test_another_run_in_the_same_folder_is_refused(finished: FinishedRun, store: Path) -> None:
