@@ -54,6 +54,22 @@ def scan_names(scans: pd.DataFrame) -> list[str]:
     return [scan_name(*row) for row in scans[list(IDENTITY)].itertuples(index=False, name=None)]
 
 
+def with_plain_cells(scans: pd.DataFrame) -> pd.DataFrame:
+    """The table with its further columns as a store keeps them: numbers, or text that is "" if unknown.
+
+    So a selection means the same scans in a cohort as in the store that the cohort becomes.
+    """
+    plain = scans.copy()
+    for name in scans.columns:
+        column = scans[name]
+        if name in SCAN_COLUMNS or pd.api.types.is_numeric_dtype(column):
+            continue
+        unknown = column.isna()
+        words = ["" if missing else str(cell) for cell, missing in zip(column, unknown, strict=True)]
+        plain[name] = pd.Series(words, index=scans.index, dtype=object)
+    return plain
+
+
 def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
     """Rows for which the expression `where` holds, as a boolean array of shape (scans,).
 

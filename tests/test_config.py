@@ -194,7 +194,7 @@ contents = st.fixed_dictionaries(
         ),
         "training": st.fixed_dictionaries(
             {},
-            optional={"seed": st.integers(0, 2**63), "validation": st.floats(0, 0.49)},
+            optional={"seed": st.integers(0, 2**31 - 1), "validation": st.floats(0, 0.49)},
         ),
     },
 )

@@ -20,6 +20,7 @@ from hpc_brainage.files import (
     remove_tree,
     sha256_of,
     sha256_of_file,
+    sweep,
     write_bytes,
     write_durably,
     write_json,
@@ -110,6 +111,17 @@ def test_permissions_follow_the_umask(mask: int, mode: int, tmp_path: Path) -> N
     write_text(tmp_path / "scores.tsv", "x")
     assert stat.S_IMODE((tmp_path / "scores.tsv").stat().st_mode) == mode
     assert os.umask(mask) == mask
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the umask")
+def test_the_umask_of_the_process_is_not_changed_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(mask: int) -> int:
+        raise AssertionError(f"the umask of all threads became {mask}")
+
+    monkeypatch.setattr(os, "umask", refuses)
+    write_text(tmp_path / "scores.tsv", "x")
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -217,3 +229,36 @@ def test_removing_a_link_leaves_what_it_points_at(tmp_path: Path) -> None:
     remove_tree(tmp_path / "link")
     assert names_in(tmp_path) == ["precious"]
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "x"
+
+
+def test_only_what_killed_writers_and_removers_of_that_path_left_is_swept(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    (tmp_path / ".store.zarr.ab_d3f9x.old" / "store.zarr" / "age").mkdir(parents=True)
+    (tmp_path / ".store.zarr.k3j2abcd.tmp").write_text("half")
+    stay = [
+        ".other.zarr.k3j2abcd.tmp", ".store.zarr.backup.tmp", ".store.zarr.k3j2abcd.old",
+        "store.zarr.k3j2abcd.tmp", ".store.zarr.K3J2ABCD.tmp", "storeXzarr", ".storeXzarr.k3j2abcd.tmp",
+    ]  # fmt: skip
+    for name in stay:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".store.zarr.linklink.old").symlink_to(tmp_path / "elsewhere")
+    sweep(path)
+    assert names_in(tmp_path) == sorted([*stay, ".store.zarr.linklink.old", "elsewhere"])
+    sweep(tmp_path / "missing" / "store.zarr")
+
+
+def test_what_a_cut_off_removal_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "store.zarr"
+    folder.mkdir()
+
+    def cut(path: Path) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", cut)
+        with pytest.raises(PowerCutError):
+            remove_tree(folder)
+    assert len(names_in(tmp_path)) == 1
+    sweep(folder)
+    assert names_in(tmp_path) == []

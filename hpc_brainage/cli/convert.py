@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,10 @@ _PEOPLE = "Which column is what"
 def convert(
     source: Annotated[
         Path | None,
-        typer.Argument(help="An OpenBHB folder, a table, an .npz, or a folder of ROI time series."),
+        typer.Argument(
+            help="An OpenBHB folder, BIDS derivatives, a FreeSurfer or CAT12 folder, a table, an .npz, "
+            "images, or ROI time series."
+        ),
     ] = None,
     store: Annotated[
         Path | None, typer.Argument(help="Where the store goes; by default NAME.zarr in this folder.")
@@ -42,7 +46,13 @@ def convert(
     session: Annotated[str | None, typer.Option(help="Session.", rich_help_panel=_PEOPLE)] = None,
     run: Annotated[str | None, typer.Option(help="Run.", rich_help_panel=_PEOPLE)] = None,
     age: Annotated[str | None, typer.Option(help="Age at the scan.", rich_help_panel=_PEOPLE)] = None,
-    age_unit: Annotated[str, typer.Option(help="years or months.", rich_help_panel=_PEOPLE)] = "years",
+    age_unit: Annotated[
+        str | None,
+        typer.Option(
+            help="years or months; by default what the JSON beside the table says, else years.",
+            rich_help_panel=_PEOPLE,
+        ),
+    ] = None,
     sex: Annotated[str | None, typer.Option(help="Sex.", rich_help_panel=_PEOPLE)] = None,
     sex_codes: Annotated[
         str | None,
@@ -63,8 +73,19 @@ def convert(
         str | None, typer.Option(help="Role of SOURCE's own measurements: smri or fmri.")
     ] = None,
     connectivity: Annotated[
-        str, typer.Option(help="How ROI time series become edges: pearson, partial or tangent.")
+        str,
+        typer.Option(
+            help="How ROI time series become edges: pearson, partial or tangent (whose reference is fitted "
+            "on all scans, so that it only meets models of the same reference)."
+        ),
     ] = "pearson",
+    entities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENTITY=VALUE,...",
+            help="Which files of BIDS derivatives, as in space=MNI152NLin2009cAsym,desc=preproc.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
 ) -> None:
     """Convert a cohort into a chunked, verified Zarr store.
@@ -91,6 +112,7 @@ def convert(
             "site": site, "split": split, "diagnosis": diagnosis,
         }  # fmt: skip
         plan = _plan(source, columns, age_unit, sex_codes, add or [], features, where, connectivity, role)
+        plan = replace(plan, entities=entities)
     cohort = plan.open()
     destination = store or plan.output or Path(f"{cohort.name}.zarr")
     say(f"{cohort.name}: {len(cohort)} scans -> {destination}")
@@ -104,7 +126,7 @@ def convert(
 def _plan(
     source: Path,
     columns: dict[str, str | None],
-    age_unit: str,
+    age_unit: str | None,
     sex_codes: str | None,
     add: list[str],
     features: str | None,
@@ -116,7 +138,7 @@ def _plan(
     from hpc_brainage.cohorts.recipe import Recipe
     from hpc_brainage.cohorts.sources import parse_added
 
-    if age_unit not in ("years", "months"):
+    if age_unit not in (None, "years", "months"):
         raise UsageError("unknown unit of age", where=f"--age-unit {age_unit}", expected="years or months")
     if connectivity not in ("pearson", "partial", "tangent"):
         raise UsageError(
@@ -153,8 +175,11 @@ def _show(report: ConversionReport, modalities: list[str]) -> None:
     account = report.account
     table(
         "sources",
-        ("source", ">rows", ">matched", ">only here", ">scans without"),
-        [(s.source, s.rows, s.matched, len(s.only_here), s.without) for s in account.sources],
+        ("source", ">rows", ">matched", ">only here", ">scans without", ">unmeasured"),
+        [
+            (s.source, s.rows, s.matched, len(s.only_here), s.without, len(s.unmeasured))
+            for s in account.sources
+        ],
     )
     notes(account.notes)
     if report.refused:
@@ -167,6 +192,11 @@ def _show(report: ConversionReport, modalities: list[str]) -> None:
             say(f"  ... and {len(report.refused) - _REFUSALS_SHOWN} more: see {report.account_path}")
     if report.nothing_to_do:
         say("everything had been converted before; nothing was left to do")
+        if report.refused_on_loading:
+            say(
+                f"refused at that time: {report.refused_on_loading}; --overwrite converts everything anew, "
+                "once those files are mended"
+            )
     without = f", {report.missing} without any measurement" if report.missing else ""
     say(f"{report.converted} scans converted{without}, in {report.seconds:.1f} s")
     say(f"store    {report.store_path}  ({', '.join(modalities)})")

@@ -39,15 +39,21 @@ class Refusal:
 class JoinedSource:
     """How one source met the cohort.
 
-    `only_here` are scans that the source has and the cohort does not know; `without` counts scans of
-    the cohort that the source lacks.
+    Parameters
+    ----------
+    rows, matched : what the source has, and how much of it is in the cohort.
+    only_here : participant, session and run of scans that the source has and the cohort does not know.
+    without : how many scans of the cohort the source lacks.
+    unmeasured : identities that the source, a table of people, names and of which nobody has a
+        measurement.
     """
 
     source: str
     rows: int
     matched: int
-    only_here: tuple[str, ...] = ()
+    only_here: tuple[tuple[str, str, str], ...] = ()
     without: int = 0
+    unmeasured: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,14 @@ class ModalitySource:
     present : shape (scans,), whether the source has this modality for each scan of the cohort.
     load : row of the cohort -> array of `modality.shape`, float32. A missing feature is NaN; a volume
         has none. Raises `ScanRefused` when what is on disk cannot be trusted.
+    fingerprint : changes when a file of single scans is replaced by another; "" where the recipe of the
+        cohort already tells.
     """
 
     modality: Modality
     present: np.ndarray
     load: Callable[[int], np.ndarray]
+    fingerprint: str = ""
 
     def take(self, rows: np.ndarray) -> ModalitySource:
         """The same source for a choice (and order) of the cohort's rows."""
@@ -113,6 +122,8 @@ class Cohort:
         assert columns == SCAN_COLUMNS, f"a reader must give {SCAN_COLUMNS}, got {columns}"
         assert isinstance(self.scans.index, pd.RangeIndex), "a reader must number its scans from 0"
         assert self.scans["sex"].isin(SEXES).all(), "a reader must give sex as F, M or U"
+        assert self.scans.columns.is_unique, "a reader must name each column once"
+        _check_spelling(self.scans)
         known = self.scans["age"].dropna()
         assert known.between(0, OLDEST_PLAUSIBLE_YEARS).all(), "a reader must refuse impossible ages"
         if self.scans.duplicated(list(IDENTITY)).any():
@@ -140,10 +151,45 @@ class Cohort:
         )
 
     def where(self, expression: str | None) -> Cohort:
-        """Only the scans for which `expression` holds (see `select_scans`); the rest is noted."""
+        """Only the scans for which `expression` holds (see `select_scans`); the rest is noted.
+
+        A refusal of something about a scan that is left out is no loss of this selection: it is counted
+        and not listed. Of whom the cohort has no row, nobody can say whether the selection means them.
+        """
         if expression is None:
             return self
         chosen = select_scans(self.scans, expression)
         note = f"{int((~chosen).sum())} of {len(self)} scans left out by --where {expression!r}"
-        selected = self.take(np.flatnonzero(chosen))
-        return replace(selected, account=self.account + Account(notes=(note,)))
+        kept = tuple(self.account.refusals[place] for place in self._refusals_within(chosen))
+        if idle := len(self.account.refusals) - len(kept):
+            note += f"; {idle} refusals are of those and are not listed"
+        account = replace(self.account, refusals=kept) + Account(notes=(note,))
+        return replace(self.take(np.flatnonzero(chosen)), account=account)
+
+    def _refusals_within(self, chosen: np.ndarray) -> list[int]:
+        """Places of the refusals that are not of scans outside a selection."""
+        names = list(self.scans[list(IDENTITY)].itertuples(index=False, name=None))
+        scan_is_chosen = dict(zip(names, chosen.tolist(), strict=True))
+        someone = {participant: False for participant, _, _ in names}
+        for (participant, _, _), is_chosen in scan_is_chosen.items():
+            someone[participant] |= is_chosen
+        return [
+            place
+            for place, refusal in enumerate(self.account.refusals)
+            for scan in [(refusal.participant_id, refusal.session_id, refusal.run)]
+            if scan_is_chosen.get(scan, someone.get(refusal.participant_id, True))
+        ]
+
+
+def _check_spelling(scans: pd.DataFrame) -> None:
+    """A file name that is no UTF-8 reaches us with halves of characters, which no file can hold."""
+    for row, scan in enumerate(scans[list(IDENTITY)].itertuples(index=False, name=None)):
+        try:
+            "".join(scan).encode()
+        except UnicodeEncodeError:
+            raise CohortError(
+                "an identity holds characters that are no text",
+                where=f"scan {row + 1}: {scan_name(*scan)!a}",
+                expected="names in UTF-8",
+                hint="rename this person's files (convmv changes the encoding of file names)",
+            ) from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hpc_brainage.cohorts.tables import table_stem
 from hpc_brainage.errors import CohortError, nearest
 
 ROLES_OF_COLUMNS = ("id", "session", "run", "age", "sex", "site", "split", "diagnosis")
@@ -49,7 +50,8 @@ class ColumnMap:
     Parameters
     ----------
     id, session, run, age, sex, site, split, diagnosis : column names.
-    age_unit : what the numbers of the age column are.
+    age_unit : what the numbers of the age column are; if it is not said, what the JSON beside the table
+        states, else years.
     sex_codes : what the codes of the sex column mean, e.g. {"1": "M", "2": "F"}.
     """
 
@@ -61,7 +63,7 @@ class ColumnMap:
     site: str | None = None
     split: str | None = None
     diagnosis: str | None = None
-    age_unit: Literal["years", "months"] = "years"
+    age_unit: Literal["years", "months"] | None = None
     sex_codes: Mapping[str, str] | None = None
 
     def named(self) -> dict[str, str]:
@@ -107,6 +109,11 @@ def usual_columns(names: Sequence[str], what: Sequence[str]) -> list[str]:
     ]
 
 
+def heads_freesurfer_table(name: str) -> bool:
+    """Whether a column is headed as FreeSurfer's table writers head that of the subjects."""
+    return _FREESURFER_SUBJECTS.fullmatch(name.strip()) is not None
+
+
 def no_age_column(names: Sequence[str], source: str) -> str:
     """What to tell about a table in which no column is recognised as the age."""
     similar = [name for name in names if re.match(r"[Aa]ge(?![a-z])", name)]
@@ -126,22 +133,43 @@ def unknown_identity(names: Sequence[str], source: str) -> CohortError:
     )
 
 
-def age_unit_of_sidecar(table: Path, age_column: str) -> Literal["years", "months"] | None:
-    """The unit of the age column as the JSON beside a BIDS table states it; None if it does not."""
-    sidecar = table.with_suffix(".json")
+def age_unit_of_sidecar(
+    table: Path, age_column: str, inherited: Path | None = None
+) -> Literal["years", "months"] | None:
+    """The unit of the age column as the JSON beside a BIDS table states it; None if it does not.
+
+    Parameters
+    ----------
+    inherited : a JSON further up that holds where the table has none of its own.
+
+    Raises
+    ------
+    CohortError : it states another unit, or speaks of months, weeks or days without stating one.
+    """
+    beside = table.with_name(f"{table_stem(table.name)}.json")
+    sidecar = inherited if inherited is not None and not beside.is_file() else beside
     try:
-        described = json.loads(sidecar.read_text(encoding="utf-8-sig"))
-        unit = str(described[age_column]["Units"])
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # a sidecar is a courtesy: absent or odd says nothing
+        columns = json.loads(sidecar.read_text(encoding="utf-8-sig"))
+        by_name = {str(name).casefold(): said for name, said in columns.items()}
+        described = columns.get(age_column, by_name.get(age_column.casefold(), {}))
+        unit = str(described.get("Units") or "").strip()
+        words = " ".join(str(described.get(key) or "") for key in ("LongName", "Description"))
+    except (OSError, ValueError, AttributeError):  # a courtesy: absent or odd, it says nothing
         return None
-    if re.match(r"\s*months?\b", unit, re.IGNORECASE):
+    if re.match(r"(months?|mo)\b", unit, re.IGNORECASE):
         return "months"
-    return "years" if re.match(r"\s*(years?|yrs?|y)\b", unit, re.IGNORECASE) else None
+    if re.match(r"(years?|yrs?|y)\b", unit, re.IGNORECASE):
+        return "years"
+    in_words = re.search(r"\bin (months|weeks|days)\b|\b(months|weeks|days) old\b", words, re.IGNORECASE)
+    if unit.casefold() not in ("", "n/a") or in_words:
+        raise CohortError(
+            f"the unit of the ages is not clear: {sidecar.name} says {unit or words!r}",
+            where=f"{table}, column {age_column}",
+            expected="Units of years or months",
+            hint="say what they are with --age-unit years or --age-unit months, which comes before that "
+            "file; ages in weeks or days must be divided first",
+        )
+    return None
 
 
 def _existing(named: str, names: Sequence[str], role: str, source: str) -> str:

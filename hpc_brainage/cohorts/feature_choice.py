@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from hpc_brainage.cohorts.feature_names import brain_columns, is_not_brain_name
+from hpc_brainage.cohorts.freesurfer_names import newest_spelling, older_spelling
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,20 @@ def choose_features(
 
 
 def matching_columns(names: Sequence[str], patterns: str | None) -> list[str]:
-    """The names that match one of the comma-separated glob patterns; none without patterns."""
+    """The names that match one of the comma-separated glob patterns; none without patterns.
+
+    A structure that FreeSurfer has renamed is matched by either of its names.
+    """
     wanted = [pattern.strip() for pattern in (patterns or "").split(",") if pattern.strip()]
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in wanted)]
+    return [
+        name
+        for name in names
+        if any(
+            fnmatchcase(spelling, pattern)
+            for spelling in {name, newest_spelling(name), older_spelling(name)}
+            for pattern in wanted
+        )
+    ]
 
 
 def listed(names: Sequence[str], shown: int = 6) -> str:

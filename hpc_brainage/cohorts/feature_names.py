@@ -31,14 +31,18 @@ _SEGMENTED = {f"{side}-{region}" for side in ("left", "right") for region in _SU
 _SEGMENTED |= set(_MIDLINE.split())
 _WHOLE_BRAIN = set(_VOLUMES.split())
 _RATIOS = {"brainsegvol-to-etiv", "maskvol-to-etiv"}
-# A segmentation may find none of these in a healthy brain: there 0 is a value, not a failure.
-_MAY_BE_EMPTY = re.compile(r"hypointensities|vessel|5th-ventricle")
+# A segmentation may find none of these in a healthy brain, and a thickness need not vary: there 0 is a
+# value, not a failure.
+_MAY_BE_ZERO = re.compile(
+    r"hypointensities|vessel|5th-ventricle|-(thicknessstd|thickstd|thickness-std|thickness-stddev(-mm)?)$"
+)
 
 _MEASURES: tuple[tuple[str, str], ...] = (
     (r"thickness|thickavg|thick|meanthickness", "mm"),
     (r"surfarea|surfavg|area", "mm2"),
     (r"grayvol|graymattervolume|volume-mm3|volume|vol", "mm3"),
-    (r"thicknessstd|thickstd|thickness-std|meancurv|gauscurv|foldind|curvind|numvert|curv|sulc", ""),
+    (r"thicknessstd|thickstd|thickness-std", "mm"),
+    (r"meancurv|gauscurv|foldind|curvind|numvert|curv|sulc", ""),
 )
 _HEMISPHERE = re.compile(r"(lh|rh)-.+")
 _SIDE = re.compile(r"(l|r|left|right|ctx-lh|ctx-rh)-.+")
@@ -85,6 +89,11 @@ def is_not_brain_name(name: str) -> bool:
     return _NOT_BRAIN.fullmatch(plain(name)) is not None
 
 
+def may_name_people(name: str) -> bool:
+    """Whether a column that is no measurement could hold identities: `scan ID`, `subject code`."""
+    return re.fullmatch(r"(.*-)?(ids?|code)", plain(name)) is not None
+
+
 def brain_columns(names: Sequence[str]) -> set[str]:
     """The columns among `names` that are brain measurements by their names, a connectome's too."""
     return {name for name in names if is_brain_name(name)} | connectome_columns(names)
@@ -104,13 +113,17 @@ def connectome_columns(names: Iterable[str]) -> set[str]:
         column_of[sign, frozenset((first, second))] = name
         partners[sign, first].add(second)
         partners[sign, second].add(first)
-    found: set[str] = set()
-    for (sign, label), others in partners.items():
-        labels = others | {label}
-        complete = all(partners[sign, other] | {other} == labels for other in others)
-        if len(labels) >= _SMALLEST_CONNECTOME and complete:
-            found |= {column_of[sign, frozenset((label, other))] for other in others}
-    return found
+    # In a connectome every label has the same neighbours, if it counts as its own.
+    members: dict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
+    neighbours = {key: frozenset(others | {key[1]}) for key, others in partners.items()}
+    for (sign, label), together in neighbours.items():
+        members[sign, together].add(label)
+    return {
+        column
+        for (sign, pair_of_labels), column in column_of.items()
+        for together in [neighbours[sign, min(pair_of_labels)]]
+        if len(together) >= _SMALLEST_CONNECTOME and members[sign, together] == together
+    }
 
 
 def unit_of(name: str) -> str:
@@ -125,9 +138,13 @@ def unit_of(name: str) -> str:
     return ""
 
 
-def zero_is_missing(name: str) -> bool:
-    """Whether a value of exactly 0 can only mean that the region was not measured."""
-    return bool(unit_of(name)) and not _MAY_BE_EMPTY.search(plain(name))
+def zero_is_missing(name: str, unit: str | None = None) -> bool:
+    """Whether a value of exactly 0 can only mean that the region was not measured.
+
+    `unit` is what the source states; if it does not, the name tells.
+    """
+    unit = unit_of(name) if unit is None else unit
+    return unit in ("mm", "mm2", "mm3") and not _MAY_BE_ZERO.search(plain(name))
 
 
 def _segmented(word: str) -> bool:

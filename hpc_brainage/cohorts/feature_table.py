@@ -19,6 +19,7 @@ from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalityS
 from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns, unknown_identity
 from hpc_brainage.cohorts.feature_choice import choose_features, listed
 from hpc_brainage.cohorts.feature_names import brain_columns, unit_of, zero_is_missing
+from hpc_brainage.cohorts.freesurfer_names import newest_spelling, newest_spellings
 from hpc_brainage.cohorts.people import People, read_people
 from hpc_brainage.errors import CohortError
 from hpc_brainage.modality import Modality, Role
@@ -90,8 +91,11 @@ def features_from_matrix(
     name: str,
     statistic: str | None = None,
     unreadable: dict[int, str] | None = None,
+    units: Sequence[str] | None = None,
 ) -> Cohort:
     """A cohort out of a matrix of measurements and the people of its rows.
+
+    Structures that FreeSurfer has renamed get their newest names.
 
     Parameters
     ----------
@@ -100,11 +104,12 @@ def features_from_matrix(
     statistic : what FreeSurfer's segmentation table holds if not volumes ("mean" intensity): it has no
         unit that is known and is added to the feature names, which else are those of the volumes.
     unreadable : row of `values` -> why it cannot be trusted.
+    units : of the features, where the source states them; else their names tell.
     """
     why = dict(unreadable or {})
-    names = tuple(features)
-    units = tuple(unit_of(feature) for feature in names)
-    never_zero = np.array([zero_is_missing(feature) for feature in names])
+    names, renamed = newest_spellings(features)
+    units = tuple(map(unit_of, names)) if units is None else tuple(units)
+    never_zero = np.array([zero_is_missing(*pair) for pair in zip(names, units, strict=True)])
     if statistic is not None:
         never_zero[:] = [unit != "mm3" and zero for unit, zero in zip(units, never_zero, strict=True)]
         units = tuple("" if unit == "mm3" else unit for unit in units)
@@ -120,7 +125,11 @@ def features_from_matrix(
     kept = np.array([row not in why for row in people.rows.tolist()], dtype=bool)
     scans = people.scans[kept].reset_index(drop=True)
     matrix = np.asarray(values, dtype=np.float32)[people.rows[kept]]
-    notes = list(_zeros_to_missing(matrix, names, never_zero, source))
+    notes = []
+    if renamed:
+        shown = listed([f"{old} is {newest_spelling(old)}" for old in renamed], 3)
+        notes.append(f"{source}: {len(renamed)} columns get the newest of FreeSurfer's names: {shown}")
+    notes += _zeros_to_missing(matrix, names, never_zero, source)
     notes += _weak_columns(matrix, names, source)
     present = np.isfinite(matrix).any(axis=1)
     if absent := int((~present).sum()):
@@ -151,18 +160,21 @@ def _numbers(frame: pd.DataFrame, features: Sequence[str]) -> tuple[np.ndarray, 
 def _zeros_to_missing(
     matrix: np.ndarray, names: Sequence[str], never_zero: np.ndarray, source: str
 ) -> list[str]:
-    """Make regions of exactly 0 missing, in place; a column that is 0 for everyone stays as it is."""
+    """Make regions of exactly 0 missing, in place, whoever else is in the table; say how many."""
     zero = (matrix == 0) & never_zero
-    zero[:, (zero | np.isnan(matrix)).all(axis=0)] = False
     if not zero.any():
         return []
     matrix[zero] = np.nan
     counts = zero.sum(axis=0)
     worst = [f"{names[column]} ({counts[column]})" for column in np.argsort(-counts, kind="stable")]
     columns = int((counts > 0).sum())
+    empty = (counts > 0) & np.isnan(matrix).all(axis=0)
+    nowhere = [name for name, is_empty in zip(names, empty, strict=True) if is_empty]
+    notes = [f"{source}: {len(nowhere)} columns are 0 for everyone: {listed(nowhere)}"] if nowhere else []
     return [
+        *notes,
         f"{source}: {int(zero.sum())} values of exactly 0 for a region's thickness, area or volume are "
-        f"missing in {int(zero.any(axis=1).sum())} scans: {listed(worst[:columns])}"
+        f"missing in {int(zero.any(axis=1).sum())} scans: {listed(worst[:columns])}",
     ]
 
 
@@ -188,13 +200,19 @@ def _segmentation_statistic(id_column: str) -> str | None:
     return stated[1] if stated and stated[1] != "volume" else None
 
 
+def are_regions(identities: pd.Series) -> bool:
+    """Whether what should be identities are mostly names of brain regions."""
+    words = identities.dropna().astype(str).tolist()
+    brain = brain_columns(words)
+    return len(words) >= 3 and 2 * sum(word in brain for word in words) > len(words)
+
+
 def refuse_transposed(identities: pd.Series, source: str) -> None:
     """Raise `CohortError` if what should be identities are mostly names of brain regions."""
-    words = identities.dropna().astype(str).tolist()
-    regions = brain_columns(words)
-    if len(words) >= 3 and 2 * len(regions) > len(words):
+    if are_regions(identities):
+        shown = listed(identities.dropna().astype(str).tolist(), 3)
         raise CohortError(
-            f"the table lies on its side: its rows are regions ({listed(words, 3)})",
+            f"the table lies on its side: its rows are regions ({shown})",
             where=f"{source}, column {identities.name}",
             expected="one row per scan and one column per region",
             hint="write it again without --transpose, or swap its rows and columns",

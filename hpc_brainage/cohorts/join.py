@@ -2,7 +2,7 @@
 
 Scans meet by participant, and by session and run where both sides have them; a match that is not one to
 one is an error, never a guess. Two sources of the same modality (the tables of the left and the right
-hemisphere) become one: columns side by side, a column that both have once.
+hemisphere) become one (see `side_by_side`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import pandas as pd
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
 from hpc_brainage.cohorts.feature_choice import listed
-from hpc_brainage.cohorts.tables import table_stem
+from hpc_brainage.cohorts.side_by_side import side_by_side
 from hpc_brainage.errors import CohortError
-from hpc_brainage.modality import Modality, modality_name
-from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, scan_names
-
-SAME_VALUE = 1e-6
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS
 
 
 def join(main: Cohort, side: Cohort) -> Cohort:
@@ -49,23 +46,31 @@ def join(main: Cohort, side: Cohort) -> Cohort:
             expected=f"identities such as {', '.join(main.scans['participant_id'][:3])}",
             hint=f"its identities are {', '.join(side.scans['participant_id'][:3])}; see --id",
         )
-    joined = JoinedSource(
-        side.name,
-        rows=sum(source.rows for source in side.account.sources),
-        matched=int(known.sum()),
-        only_here=tuple(np.array(scan_names(side.scans), object)[_positions(theirs, ours) < 0]),
-        without=int((~known).sum()),
-    )
     notes: list[str] = []
+    contradicting: dict[int, Refusal] = {}
     scans = _further_columns(main.scans, side, row_there, notes)
     sources = dict(main.sources)
     for key, source in side.sources.items():
         added = _at_rows(source, row_there)
         if key in sources:
-            added = _side_by_side(sources[key], added, side.name, notes)
+            both = side_by_side(sources[key], added, side.name)
+            added = both.source
+            notes += both.notes
+            names = _identities(main.scans)
+            for row, reason in both.contradicting.items():
+                contradicting.setdefault(row, Refusal(*names[row], side.name, reason))
         sources[key] = added
+    strangers = np.flatnonzero(_positions(theirs, ours) < 0)
+    joined = JoinedSource(
+        side.name,
+        rows=sum(source.rows for source in side.account.sources),
+        matched=int(known.sum()) - len(contradicting),
+        only_here=tuple(_identities(side.scans.iloc[strangers])),
+        without=int((~known).sum()),
+    )
     account = Account((joined,), *_refused_here(main, side))
-    account = main.account + account + Account(notes=tuple(notes))
+    further = Account(refusals=tuple(contradicting.values()), notes=tuple(notes))
+    account = main.account + account + further
     recipe = {**main.recipe, "added": [*main.recipe.get("added", []), side.recipe]}
     return Cohort(main.name, scans, sources, account, recipe)
 
@@ -77,14 +82,16 @@ def without_the_unmeasured(cohort: Cohort) -> Cohort:
         present |= source.present
     if present.all():
         return cohort
-    names = np.array(scan_names(cohort.scans), object)[~present]
+    names = tuple(_identities(cohort.scans[~present]))
     note = f"{len(names)} scans have no measurement in any source and are left out"
     first, *others = cohort.account.sources
-    first = replace(
-        first, matched=first.matched - len(names), only_here=first.only_here + tuple(names.tolist())
-    )
+    first = replace(first, matched=first.matched - len(names), unmeasured=first.unmeasured + names)
     account = replace(cohort.account, sources=(first, *others)) + Account(notes=(note,))
     return replace(cohort.take(np.flatnonzero(present)), account=account)
+
+
+def _identities(scans: pd.DataFrame) -> list[tuple[str, str, str]]:
+    return list(scans[list(IDENTITY)].itertuples(index=False, name=None))
 
 
 def _positions(of: pd.MultiIndex, within: pd.MultiIndex) -> np.ndarray:
@@ -139,60 +146,4 @@ def _at_rows(source: ModalitySource, row_there: np.ndarray) -> ModalitySource:
     known = row_there >= 0
     present = np.zeros(len(row_there), dtype=bool)
     present[known] = source.present[row_there[known]]
-    return ModalitySource(source.modality, present, lambda row: source.load(int(row_there[row])))
-
-
-def _side_by_side(
-    first: ModalitySource, second: ModalitySource, table: str, notes: list[str]
-) -> ModalitySource:
-    """One modality out of two of the same key; a scan that has only one of them has NaN in the rest."""
-    ours, theirs = first.modality, second.modality
-    if ours.kind != "features" or theirs.kind != "features":
-        raise CohortError(
-            f"two sources give {ours.key}: {ours.kind} and {theirs.kind} cannot stand side by side",
-            where=table,
-            hint=f"give one of them another name, as in --add {ours.role}/NAME=PATH",
-        )
-    shared = [name for name in theirs.features if name in ours.features]
-    equal = _equal_columns(first, second, shared)
-    ending = modality_name(table_stem(table))
-    renamed = {name: f"{name}_{ending}" for name in shared if name not in equal}
-    if renamed:
-        shown = listed(list(renamed.values()), 3)
-        notes.append(f"{table}: columns that differ from others of the same name are called {shown}")
-    new = [place for place, name in enumerate(theirs.features) if name not in equal]
-    into = [(ours.features.index(name), theirs.features.index(name)) for name in sorted(equal)]
-    to, of = np.array(into, dtype=np.int64).reshape(-1, 2).T
-    modality = Modality(
-        ours.role,
-        ours.name,
-        "features",
-        (len(ours.features) + len(new),),
-        ours.features + tuple(renamed.get(theirs.features[place], theirs.features[place]) for place in new),
-        ours.units + tuple(theirs.units[place] for place in new),
-    )
-
-    def load(row: int) -> np.ndarray:
-        values = np.full(modality.shape, np.nan, dtype=np.float32)
-        if first.present[row]:
-            values[: len(ours.features)] = first.load(row)
-        if second.present[row]:
-            there = second.load(row)
-            values[len(ours.features) :] = there[new]
-            values[to] = np.where(np.isnan(values[to]), there[of], values[to])
-        return values
-
-    return ModalitySource(modality, first.present | second.present, load)
-
-
-def _equal_columns(first: ModalitySource, second: ModalitySource, shared: list[str]) -> set[str]:
-    """Shared columns in which no scan has two different values."""
-    if not shared:
-        return set()
-    here = [first.modality.features.index(name) for name in shared]
-    there = [second.modality.features.index(name) for name in shared]
-    equal = np.ones(len(shared), dtype=bool)
-    for row in np.flatnonzero(first.present & second.present).tolist():
-        ours, theirs = first.load(row)[here], second.load(row)[there]
-        equal &= np.isclose(ours, theirs, rtol=SAME_VALUE, atol=0) | np.isnan(ours) | np.isnan(theirs)
-    return {name for name, is_equal in zip(shared, equal, strict=True) if is_equal}
+    return replace(source, present=present, load=lambda row: source.load(int(row_there[row])))

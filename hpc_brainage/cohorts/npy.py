@@ -10,17 +10,18 @@ import gzip
 import io
 import math
 import os
+import sys
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from hpc_brainage.cohorts.image_check import check_downloaded, check_image, missing_file
 from hpc_brainage.errors import ScanRefused
 
 _NUMERIC = "fiu"
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def load_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -40,20 +41,7 @@ def load_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     ScanRefused : see `read_npy`; or the image holds NaN or inf, or is constant (an empty image).
     """
     image = read_npy(path, shape)
-    unusable = int(image.size - np.isfinite(image).sum())
-    if unusable:
-        raise ScanRefused(
-            f"{unusable} of {image.size} values are NaN or infinite",
-            where=path,
-            expected="a number in every voxel",
-            hint="preprocess or download this scan again",
-        )
-    if image.size and image.min() == image.max():
-        raise ScanRefused(
-            f"every value is {image.flat[0]:g}: the image is empty",
-            where=path,
-            hint="preprocess or download this scan again",
-        )
+    check_image(image, path)
     return image
 
 
@@ -77,21 +65,40 @@ def read_npy(path: Path, shape: tuple[int, ...] | None = None, dtype: DTypeLike 
     try:
         if path.name.endswith(".gz"):
             with gzip.open(path) as packed:
-                content = packed.read()
+                claimed = _claimed_bytes(cast(BinaryIO, packed), path, shape)
+                packed.seek(0)
+                content = packed.read(min(claimed + 1, sys.maxsize))  # whatever else it would unpack to
             array = _read(io.BytesIO(content), len(content), path, shape)
         else:
             with path.open("rb") as file:
                 array = _read(file, os.fstat(file.fileno()).st_size, path, shape)
     except FileNotFoundError:
-        raise ScanRefused("the file is missing", where=path) from None
+        raise missing_file(path) from None
     except (OSError, EOFError, zlib.error) as problem:
-        raise ScanRefused(f"the file cannot be read ({problem})", where=path) from None
+        reason = getattr(problem, "strerror", None) or problem  # without the path, which a store keeps
+        raise ScanRefused(f"the file cannot be read ({reason})", where=path) from None
+    except MemoryError:
+        raise ScanRefused("the array does not fit into memory", where=path) from None
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _read(file: BinaryIO, size: int, path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    found, dtype, start = _header(file, path)
+    claimed = _claimed_bytes(file, path, shape)
+    if size < claimed:
+        raise ScanRefused(
+            f"the file is truncated: it has {size} of {claimed} bytes",
+            where=path,
+            hint="download this file again",
+        )
+    file.seek(0)
+    array: np.ndarray = np.load(file, allow_pickle=False)
+    return array.reshape(_without_leading_ones(array.shape, array.ndim if shape is None else len(shape)))
+
+
+def _claimed_bytes(file: BinaryIO, path: Path, shape: tuple[int, ...] | None) -> int:
+    """How long the file says that it is; refused unless it holds numbers of this shape."""
+    found, dtype, start = npy_header(file, path)
     if dtype.hasobject:
         raise ScanRefused(
             "the array holds pickled Python objects, which could run any program when read",
@@ -101,31 +108,17 @@ def _read(file: BinaryIO, size: int, path: Path, shape: tuple[int, ...] | None) 
         )
     if dtype.kind not in _NUMERIC:
         raise ScanRefused(f"the array holds {dtype}, not numbers", where=path, expected="real numbers")
-    claimed = start + math.prod(found) * dtype.itemsize
-    if size < claimed:
-        raise ScanRefused(
-            f"the file is truncated: it has {size} of {claimed} bytes",
-            where=path,
-            hint="download this file again",
-        )
     wanted = _without_leading_ones(found, len(found) if shape is None else len(shape))
     if shape is not None and wanted != shape:
         raise ScanRefused(
             f"the array has shape {found}", where=path, expected=f"{shape}, after any leading 1"
         )
-    file.seek(0)
-    array: np.ndarray = np.load(file, allow_pickle=False)
-    return array.reshape(wanted)
+    return start + math.prod(found) * dtype.itemsize
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type and start of the data, as the file claims them."""
-    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-        raise ScanRefused(
-            "the file is a Git LFS pointer: its content has not been downloaded",
-            where=path,
-            hint="run `git lfs pull` in the folder of the download",
-        )
+def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type and start of the data, as the file claims them; `ScanRefused` if it does not."""
+    check_downloaded(file.read(64), path)
     file.seek(0)
     try:
         version = np.lib.format.read_magic(file)

@@ -6,19 +6,23 @@ for the edges of a connectome two indices into a list of region labels.
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns
-from hpc_brainage.errors import CohortError, nearest
+from hpc_brainage.cohorts.npy import npy_header
+from hpc_brainage.errors import CohortError, ScanRefused, nearest
 
 ARRAY_ROLES = ("data", "ids", "names")
 
@@ -44,6 +48,18 @@ class FeatureMatrix:
     id_column: str
 
 
+@dataclass(frozen=True)
+class ArrayHeader:
+    """What a file says about one of its arrays before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
 def read_npz(path: Path, columns: ColumnMap, arrays: Mapping[str, str] | None = None) -> FeatureMatrix:
     """Read a feature matrix; nothing in the file is unpickled.
 
@@ -57,49 +73,107 @@ def read_npz(path: Path, columns: ColumnMap, arrays: Mapping[str, str] | None = 
     CohortError : damaged, holds pickled objects, or more than one array fits (they are listed).
     """
     arrays = dict(arrays or {})
-    content = _load(path)
+    headers = _headers(path)
     for role, name in arrays.items():
         if role not in ARRAY_ROLES:
             raise CohortError(f"an .npz has no {role!r}", where=path, hint=nearest(role, ARRAY_ROLES))
-        if name not in content:
-            raise CohortError(f"there is no array {name!r}", where=path, hint=nearest(name, content))
-    values = content.pop(_matrix(content, arrays.get("data"), path))
+        if name not in headers:
+            raise CohortError(f"there is no array {name!r}", where=path, hint=nearest(name, headers))
+    matrix = _matrix(headers, arrays.get("data"), path)
+    lists = [name for name, header in headers.items() if header.ndim == 1]
+    content = _load(path, {matrix, *lists, *arrays.values()})
+    values = content.pop(matrix)
     scans, features = values.shape
     names = _feature_names(content, features, scans, arrays, path)
     per_scan = {
         name: array for name, array in content.items() if array.shape == (scans,) and _is_simple(array)
     }
     rows = pd.DataFrame(
-        {name: array.astype(str) if array.dtype.kind in "SU" else array for name, array in per_scan.items()}
+        {
+            name: _words(array, name, path) if array.dtype.kind in "SU" else array
+            for name, array in per_scan.items()
+        }
     )
     id_column = _identity(rows, columns, arrays.get("ids"), content, path)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite and its scan is refused later
         return FeatureMatrix(values.astype(np.float32), names, rows, id_column)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
+def _headers(path: Path) -> dict[str, ArrayHeader]:
+    """The arrays of a file, whose claims are compared with what the archive holds before any is read."""
+    headers: dict[str, ArrayHeader] = {}
+    with _damage_named(path):
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # numpy would take anything else for a pickle
                 raise CohortError("this is no .npz archive", where=path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.filename.endswith(".npy"):
+                    continue
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    shape, dtype, start = npy_header(cast(BinaryIO, file), path)
+                if dtype.hasobject:
+                    raise CohortError(
+                        "the file holds pickled objects, which can run anything when they are opened",
+                        where=f"{path}, array {name}",
+                        expected="arrays of numbers and of text",
+                        hint="save text as np.array(ids, dtype=str) and numbers as numbers",
+                    )
+                claimed = start + math.prod(shape) * dtype.itemsize
+                if member.file_size != claimed:
+                    raise CohortError(
+                        f"the array {name} has {member.file_size} bytes and should have {claimed}",
+                        where=path,
+                        hint="write or download this file again",
+                    )
+                headers[name] = ArrayHeader(shape, dtype)
+    return headers
+
+
+def _load(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    with _damage_named(path), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files if name in names}
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CohortError:
+        raise
     except FileNotFoundError:
         raise CohortError("a file is missing", where=path) from None
-    except ValueError as problem:
-        if "pickle" in str(problem):
-            raise CohortError(
-                "the file holds pickled objects, which can run anything when they are opened",
-                where=path,
-                expected="arrays of numbers and of text",
-                hint="save text as np.array(ids, dtype=str) and numbers as numbers",
-            ) from None
-        raise CohortError(f"not readable as .npz ({problem})", where=path) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as problem:
-        raise CohortError(f"the .npz is damaged or cut off ({problem})", where=path) from None
+    except ScanRefused as problem:
+        raise CohortError(f"an array cannot be read: {problem.what}", where=path) from None
+    except MemoryError:
+        raise CohortError("an array does not fit into memory", where=path) from None
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise CohortError(f"the .npz is damaged or cut off ({reason})", where=path) from None
 
 
-def _matrix(content: Mapping[str, np.ndarray], named: str | None, path: Path) -> str:
+def _words(array: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Text; bytes are UTF-8, numbers are spelled."""
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array.astype(str)
+    except UnicodeDecodeError:
+        raise CohortError(
+            f"the text in {name} is not UTF-8",
+            where=path,
+            hint="save it as np.array(words, dtype=str)",
+        ) from None
+
+
+def _matrix(content: Mapping[str, ArrayHeader], named: str | None, path: Path) -> str:
     fitting = [name for name, array in content.items() if array.ndim == 2 and array.dtype.kind == "f"]
     if named is not None:
         array = content[named]
@@ -131,7 +205,7 @@ def _feature_names(
             )
     indices = [name for name, array in free.items() if len(array) == features and array.dtype.kind in "iu"]
     if len(fitting) == 1 and (named is not None or features != scans):
-        names = tuple(content.pop(fitting[0]).astype(str).tolist())
+        names = tuple(_words(content.pop(fitting[0]), fitting[0], path).tolist())
     elif not fitting and len(indices) == 2 and features != scans:
         names = _edge_names(content, indices, features, scans, path)
     else:
@@ -164,7 +238,7 @@ def _edge_names(
     else:
         words = content[lists[0]]
         if reached.min() >= 0 and reached.max() < len(words):
-            labels = {index: str(word) for index, word in enumerate(words.tolist())}
+            labels = dict(enumerate(_words(words, lists[0], path).tolist()))
         elif words.dtype.kind in "iu" and np.isin(reached, words).all():
             labels = {int(word): str(word) for word in words}
         else:
@@ -209,7 +283,11 @@ def _is_simple(array: np.ndarray) -> bool:
 
 
 def _unclear(
-    what: str, role: str, fitting: list[str], content: Mapping[str, np.ndarray], path: Path
+    what: str,
+    role: str,
+    fitting: list[str],
+    content: Mapping[str, np.ndarray] | Mapping[str, ArrayHeader],
+    path: Path,
 ) -> CohortError:
     shown = ", ".join(f"{name} {content[name].shape} {content[name].dtype}" for name in fitting)
     return CohortError(

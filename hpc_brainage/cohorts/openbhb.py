@@ -25,7 +25,7 @@ from hpc_brainage.cohorts.openbhb_layout import (
 from hpc_brainage.cohorts.openbhb_names import ARRAYS
 from hpc_brainage.cohorts.openbhb_placing import place_array
 from hpc_brainage.cohorts.openbhb_roi import RoiTable, read_roi_table
-from hpc_brainage.cohorts.people import ColumnMap, identities, read_people
+from hpc_brainage.cohorts.people import ColumnMap, free_name, identities, read_people
 from hpc_brainage.cohorts.tables import read_table
 from hpc_brainage.errors import CohortError
 from hpc_brainage.provenance import input_file
@@ -164,7 +164,9 @@ def _add_quality(folder: Path, scans: pd.DataFrame, notes: list[str]) -> pd.Data
     if len(repeated):
         notes.append(f"{QUALITY}: {len(repeated)} people stand there twice: their quality is unknown")
     table = table.drop(columns="participant_id").drop(index=repeated)
-    table = table.rename(columns={name: f"qc_{name}" for name in table if name in scans.columns})
+    taken = [str(name) for name in (*scans.columns, *table.columns)]
+    clashing = [name for name in table.columns if name in scans.columns]
+    table = table.rename(columns={name: free_name(f"qc_{name}", taken) for name in clashing})
     strangers = len(table.index.difference(pd.Index(scans["participant_id"])))
     if strangers:
         notes.append(f"{QUALITY}: {strangers} people are not among the scans")

@@ -26,8 +26,6 @@ FREESURFER_CHANNELS = (
     "integrated_rectified_gaussian_curvature_mm^-2",
     "intrinsic_curvature_index",
 )
-# A region with no area, volume or thickness was not found; in the other channels 0 is a value.
-CHANNELS_NEVER_ZERO = FREESURFER_CHANNELS[:3]
 
 XHEMI_CHANNELS = tuple(
     f"{side}.{measure}"
@@ -187,9 +185,9 @@ def roi_feature_names(regions: tuple[str, ...], channels: tuple[str, ...]) -> tu
 
 
 def channel_unit(channel: str) -> str:
-    """The unit at the end of a channel's name ("mm^2" of "surface_area_mm^2"), "" if it has none."""
+    """The unit at the end of a channel's name ("mm2" of "surface_area_mm^2"), "" if it has none."""
     end = channel.rpartition("_")[2]
-    return end if end == "mm" or end.startswith("mm^") else ""
+    return end.replace("^", "") if end == "mm" or end.startswith("mm^") else ""
 
 
 def roi_feature_units(regions: tuple[str, ...], channels: tuple[str, ...]) -> tuple[str, ...]:

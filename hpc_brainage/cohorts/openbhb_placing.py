@@ -13,8 +13,8 @@ from hpc_brainage.cohorts.npy import load_npy, read_npy
 from hpc_brainage.cohorts.openbhb_names import OpenBHBArray
 from hpc_brainage.cohorts.openbhb_roi import RoiTable, never_zero
 from hpc_brainage.errors import ScanRefused
+from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import Modality
-from hpc_brainage.scans import scan_name
 
 Scan = tuple[str, str]  # participant, session
 
@@ -45,7 +45,7 @@ def place_array(
     sessions_count = any(session for _, session in scans)
     loaders: dict[int, Callable[[], np.ndarray]] = {}
     refused: dict[int, str] = {}
-    strangers: list[str] = []
+    strangers: list[tuple[str, str, str]] = []
     notes: list[str] = []
     entries = 0
 
@@ -54,7 +54,7 @@ def place_array(
         entries += 1
         scan = (participant, session if sessions_count else "")
         if scan not in rows and participant not in known:
-            strangers.append(scan_name(*scan))
+            strangers.append((*scan, ""))
         return rows.get(scan)
 
     first_seen: dict[int, np.ndarray] = {}
@@ -93,13 +93,31 @@ def place_array(
         only_here=tuple(strangers),
         without=len(scans) - len(loaders),
     )
-    placed = ModalitySource(modality, present, lambda row: loaders[row]())
+    placed = ModalitySource(modality, present, lambda row: loaders[row](), _fingerprint(files))
     return placed, Account((source,), refusals, tuple(notes))
+
+
+def _fingerprint(files: Mapping[Scan, Sequence[Path]]) -> str:
+    """A hash of the names and sizes of the files: a truncated one that was mended makes another.
+
+    Not of their times, which every copy changes, nor of their contents, which are hundreds of gigabytes.
+    """
+    if not files:
+        return ""
+    return sha256_of(sorted([path.name, _size(path)] for paths in files.values() for path in paths))
+
+
+def _size(path: Path) -> int:
+    """In bytes; -1 for a file that cannot be asked, such as a link whose content is elsewhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _zeros_to_missing(path: Path, table: RoiTable, modality: Modality) -> list[str]:
     """Make regions that were not found missing, in place, and say how many there were."""
-    zero = (table.values == 0) & never_zero(modality.features)
+    zero = (table.values == 0) & never_zero(modality)
     if not zero.any():
         return []
     table.values[zero] = np.nan
@@ -117,7 +135,7 @@ def _file_loader(array: OpenBHBArray, modality: Modality, path: Path) -> Callabl
     if len(array.shape) == 2:
         channels = array.shape[0]
         shape = (channels, modality.shape[0] // channels)
-    return partial(_load_roi, path, shape, never_zero(modality.features))
+    return partial(_load_roi, path, shape, never_zero(modality))
 
 
 def _load_roi(path: Path, shape: tuple[int, ...], zero_is_missing: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hpc_brainage.cohorts.openbhb_names import CHANNELS_NEVER_ZERO
+from hpc_brainage.cohorts.feature_names import zero_is_missing
 from hpc_brainage.cohorts.people import identities
 from hpc_brainage.cohorts.tables import MISSING_MARKERS
 from hpc_brainage.errors import CohortError
+from hpc_brainage.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def read_roi_table(path: Path, features: tuple[str, ...]) -> RoiTable:
     return RoiTable(people, sessions, values, refused)
 
 
-def never_zero(features: tuple[str, ...]) -> np.ndarray:
+def never_zero(modality: Modality) -> np.ndarray:
     """Which features are areas, volumes or thicknesses of a cortical region: shape (features,).
 
     There a 0 says that the region was not found; in CAT12's volumes and in curvatures it is a value.
     """
-    return np.array([name.endswith(CHANNELS_NEVER_ZERO) for name in features], dtype=bool)
+    pairs = zip(modality.features, modality.units, strict=True)
+    return np.array([zero_is_missing(name, unit) for name, unit in pairs], dtype=bool)
 
 
 def _parse(path: Path, names: list[str], keys: Set[str]) -> dict[str, np.ndarray]:

@@ -16,13 +16,17 @@ import pandas as pd
 
 from hpc_brainage.cohorts.cohort import OLDEST_PLAUSIBLE_YEARS, Account, Refusal
 from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns, unknown_identity
-from hpc_brainage.cohorts.tables import MISSING_MARKERS
+from hpc_brainage.cohorts.feature_choice import listed
+from hpc_brainage.cohorts.tables import MISSING_MARKERS, WORD_FOR_NOTHING
 from hpc_brainage.errors import CohortError, UsageError
 from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, scan_name
 
 __all__ = ["ColumnMap", "People", "read_people"]
 
 SAME_AGE_YEARS = 1e-6
+MOST_SLIPS = 0.01
+OLDEST_USUAL_MEDIAN = 100.0
+_CODES_OF_MISSING = {777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0}
 
 _PREFIXES = {"participant_id": "sub-", "session_id": "ses-", "run": "run-"}
 _SEX_WORDS = {
@@ -80,7 +84,7 @@ def read_people(
     scans["sex"] = _sexes(frame, columns, source, notes)
     scans["site"] = _names(frame, columns.site)
     scans["split"] = _names(frame, columns.split)
-    scans["diagnosis"] = _names(frame, columns.diagnosis)
+    scans["diagnosis"] = _diagnoses(frame, columns.diagnosis)
     scans = scans.reset_index(drop=True)
     for row in np.flatnonzero(scans["participant_id"] == ""):
         why[int(row)] = "the row has no participant id"
@@ -98,16 +102,17 @@ def read_people(
     if columns.age is not None and (unknown := int(result["age"].isna().sum())):
         scan = "scan has" if unknown == 1 else "scans have"
         notes.append(f"{source}: {unknown} {scan} no age (can be scored, not trained on)")
+    notes += _two_sexes(result, source)
     return People(result, taken, Account(refusals=refusals, notes=tuple(notes)))
 
 
-def as_text(values: pd.Series) -> pd.Series:
+def as_text(values: pd.Series, missing: Collection[str] = MISSING_MARKERS) -> pd.Series:
     """Words without surrounding blanks, "" where missing; 51456.0 in a column of numbers is "51456"."""
     if pd.api.types.is_float_dtype(values):
         whole = values.map(lambda value: "" if pd.isna(value) else _plain_number(float(value)))
         return whole.astype(object)
     words = values.map(lambda value: "" if pd.isna(value) else str(value).strip()).astype(object)
-    return words.mask(words.isin(MISSING_MARKERS), "")
+    return words.mask(words.isin(list(missing)), "")
 
 
 def identities(values: pd.Series, prefix: str = "sub-") -> pd.Series:
@@ -124,6 +129,13 @@ def _names(frame: pd.DataFrame, column: str | None, prefix: str | None = None) -
     if column is None:
         return pd.Series("", index=frame.index, dtype=object)
     return as_text(frame[column]) if prefix is None else identities(frame[column], prefix)
+
+
+def _diagnoses(frame: pd.DataFrame, column: str | None) -> pd.Series:
+    """The cohort's own words; "None" is one of them, for people who have no diagnosis."""
+    if column is None:
+        return _names(frame, None)
+    return as_text(frame[column], [marker for marker in MISSING_MARKERS if marker != WORD_FOR_NOTHING])
 
 
 def _ages(
@@ -147,9 +159,7 @@ def _ages(
     if columns.age_unit == "months":
         ages /= 12.0
         notes.append(f"{source}: ages were given in months and are kept in years")
-    known = ages[np.isfinite(ages)]
-    if len(known) and np.mean(known > OLDEST_PLAUSIBLE_YEARS) > 0.5:
-        raise _not_years(float(np.median(known)), columns.age_unit, where)
+    _refuse_what_is_not_years(ages[np.isfinite(ages)], columns.age_unit, where)
     for row in np.flatnonzero(no_number):
         why[int(row)] = f"its age is {words[row]!r}, which is not a number"
         ages[row] = np.nan
@@ -159,19 +169,32 @@ def _ages(
     return ages
 
 
-def _not_years(median: float, unit: str, where: str) -> CohortError:
-    looks_like = "days"
-    if median <= 12 * OLDEST_PLAUSIBLE_YEARS and unit == "years":
-        looks_like = "months"
-    elif 1850 < median < 2100:
-        looks_like = "years of birth"
-    return CohortError(
-        f"the values cannot be years: they look like {looks_like} (median {median:g})",
+def _refuse_what_is_not_years(ages: np.ndarray, unit: str | None, where: str) -> None:
+    """Stop the reading where the known ages as a whole cannot be years.
+
+    One slip of the pen in a large table costs one scan. Where more than `MOST_SLIPS` of the ages are
+    beyond a human life, or the median person is older than `OLDEST_USUAL_MEDIAN` and nobody said that
+    these are years, the others are in the same wrong unit, only less visibly so.
+    """
+    beyond = ages[ages > OLDEST_PLAUSIBLE_YEARS]
+    many = len(beyond) > MOST_SLIPS * len(ages) and (len(beyond) > 1 or len(ages) < 20)
+    old = len(ages) > 0 and bool(np.median(ages) > OLDEST_USUAL_MEDIAN) and unit is None
+    if not many and not old:
+        return
+    typical = float(np.median(beyond if len(beyond) else ages))
+    looks_like, hint = "days", "name a column of ages with --age, or write them in years"
+    if len(beyond) and set(beyond.tolist()) <= _CODES_OF_MISSING:
+        looks_like, hint = "codes for a missing age", "write n/a or nothing where the age is not known"
+    elif 1850 < typical < 2100:
+        looks_like, hint = "years of birth", "name a column of ages with --age"
+    elif typical <= 12 * OLDEST_PLAUSIBLE_YEARS and unit != "months":
+        looks_like, hint = "months", "say so with --age-unit months"
+    raise CohortError(
+        f"the values cannot be years: they look like {looks_like} ({len(beyond)} of {len(ages)} are above "
+        f"{OLDEST_PLAUSIBLE_YEARS}; their median is {np.median(ages):g})",
         where=where,
         expected=f"ages between 0 and {OLDEST_PLAUSIBLE_YEARS} years",
-        hint="say so with --age-unit months"
-        if looks_like == "months"
-        else "name a column of ages with --age",
+        hint=hint,
     )
 
 
@@ -195,6 +218,15 @@ def _sexes(frame: pd.DataFrame, columns: ColumnMap, source: str, notes: list[str
     if unknown := int((sexes == "U").sum()):
         notes.append(f"{source}: sex is unknown for {unknown} of {len(sexes)} rows")
     return sexes
+
+
+def _two_sexes(scans: pd.DataFrame, source: str) -> list[str]:
+    """A word about people who are F in one of their scans and M in another; their scans stay."""
+    told = scans[scans["sex"] != "U"].drop_duplicates(["participant_id", "sex"])
+    both = told["participant_id"][told["participant_id"].duplicated()].tolist()
+    if not both:
+        return []
+    return [f"{source}: {len(both)} people are F in one scan and M in another: {listed(both)}"]
 
 
 def _codes(sex_codes: Mapping[str, str]) -> dict[str, str]:
@@ -222,12 +254,14 @@ def _repeated(
     """Rows that say again what an earlier row says; rows that contradict each other go into `why`."""
     named = scans["participant_id"] != ""
     repeats = scans[named & scans.duplicated(list(IDENTITY), keep=False)]
+    others = frame.drop(columns=[name for name in (columns.age, columns.id) if name is not None])
+    differing = _differing(others.iloc[repeats.index], repeats)
     dropped: set[int] = set()
     twice = 0
     for _, rows in repeats.groupby(list(IDENTITY), sort=False):
         scan = scan_name(*rows.iloc[0][list(IDENTITY)])
         places = [int(row) for row in rows.index]
-        if reason := _contradiction(frame.iloc[places], rows, columns):
+        if reason := _contradiction(rows, differing.get(places[0], [])):
             why.update(dict.fromkeys(places, f"{scan} {reason}"))
         elif not any(place in why for place in places):
             dropped.update(places[1:])
@@ -238,7 +272,19 @@ def _repeated(
     return dropped
 
 
-def _contradiction(table_rows: pd.DataFrame, rows: pd.DataFrame, columns: ColumnMap) -> str | None:
+def _differing(cells: pd.DataFrame, repeats: pd.DataFrame) -> dict[int, list[str]]:
+    """First row of an identity -> the columns of `cells` in which its rows differ."""
+    group = repeats.groupby(list(IDENTITY), sort=False).ngroup().to_numpy()
+    first = np.unique(group, return_index=True)[1]
+    found: dict[int, list[str]] = {}
+    for name in cells.columns:
+        codes = pd.factorize(cells[name], use_na_sentinel=False)[0]
+        for one in np.unique(group[codes != codes[first[group]]]):
+            found.setdefault(int(repeats.index[first[one]]), []).append(str(name))
+    return found
+
+
+def _contradiction(rows: pd.DataFrame, differing: list[str]) -> str | None:
     """How the rows of one identity contradict each other, or None if they say the same."""
     ages = rows["age"].to_numpy(float)
     known = ages[np.isfinite(ages)]
@@ -248,8 +294,6 @@ def _contradiction(table_rows: pd.DataFrame, rows: pd.DataFrame, columns: Column
         )
     if rows["sex"].nunique() > 1:
         return "has two sexes: " + " and ".join(rows["sex"].unique())
-    others = table_rows.drop(columns=[name for name in (columns.age, columns.id) if name is not None])
-    differing = [str(name) for name in others if others[name].nunique(dropna=False) > 1]
     if differing:
         more = f" and {len(differing) - 1} more columns" if len(differing) > 1 else ""
         return (
@@ -270,8 +314,19 @@ def _further(frame: pd.DataFrame, columns: ColumnMap, extras: Collection[str] | 
             if name not in SCAN_COLUMNS:
                 carried[name] = name
         elif extras is None or name in extras:
-            carried[name] = f"original_{name}" if name in SCAN_COLUMNS else name
+            carried[name] = name
+    for name in [name for name in carried if name in SCAN_COLUMNS]:
+        carried[name] = free_name(f"original_{name}", carried.values())
     return carried
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, numbered if there is a column of that name already."""
+    count, free = 1, name
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    return free
 
 
 def _refusal(scans: pd.DataFrame, row: int, source: str, reason: str) -> Refusal:

@@ -31,7 +31,7 @@ from hpc_brainage.cohorts.sources import AddedSource, Connectivity, open_cohort
 from hpc_brainage.errors import UsageError, nearest
 
 _COLUMN_KEYS = tuple(item.name for item in fields(ColumnMap))
-_OTHER_KEYS = ("source", "output", "add", "features", "where", "name", "connectivity", "role")
+_OTHER_KEYS = ("source", "output", "add", "features", "where", "name", "connectivity", "role", "entities")
 _ADDED_KEYS = ("role", "name", "path", "arrays")
 
 
@@ -48,6 +48,7 @@ class Recipe:
     name: str | None = None
     connectivity: Connectivity = "pearson"
     role: str | None = None
+    entities: str | None = None
 
     def open(self) -> Cohort:
         """The cohort that the recipe describes."""
@@ -60,6 +61,7 @@ class Recipe:
             name=self.name,
             connectivity=self.connectivity,
             role=self.role,
+            entities=self.entities,
         )
 
 

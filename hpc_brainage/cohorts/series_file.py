@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.cohorts.file_identity import Identity, identities_of_files
+from hpc_brainage.cohorts.image_check import missing_file
 from hpc_brainage.cohorts.npy import read_npy
 from hpc_brainage.errors import ScanRefused
 
@@ -74,7 +76,8 @@ def read_series(path: Path) -> Series:
     """Read a file of ROI time series: a row for each volume, a column for each ROI.
 
     `.npy`, or text separated by tabs, commas, semicolons or blanks; gzip too. Labels stand in a first
-    row that is not data or, as AFNI writes them, in a comment (`#2001` is 2001).
+    row that is not data or, as AFNI writes them, in a comment (`#2001` is 2001). A ROI that is missing in
+    every volume has no signal: it is 0 throughout.
 
     Raises
     ------
@@ -87,11 +90,11 @@ def read_series(path: Path) -> Series:
             raise ScanRefused(f"the array has shape {values.shape}", where=path, expected="(volumes, ROIs)")
     else:
         values, labels = _read_text(path)
+    if values.size == 0:
+        raise ScanRefused("the file has no volumes", where=path)
     if labels is None:
         width = max(3, len(str(values.shape[1])))
         labels = tuple(f"roi{number + 1:0{width}d}" for number in range(values.shape[1]))
-    if values.size == 0:
-        raise ScanRefused("the file has no volumes", where=path)
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
         raise ScanRefused(f"two ROIs are named {repeated[0]!r}", where=path, expected="one column each")
@@ -102,6 +105,8 @@ def read_series(path: Path) -> Series:
             expected="a name for each ROI, or no names at all",
             hint="if it counts the volumes, write the table without it (pandas: index=False)",
         )
+    # XCP-D writes n/a throughout for a ROI outside the field of view, other pipelines write zeros
+    values = np.where(np.isnan(values).all(axis=0), 0.0, values)
     unusable = ~np.isfinite(values)
     if unusable.any():
         volume, roi = np.argwhere(unusable)[0]
@@ -119,46 +124,9 @@ def stem(path: Path) -> str:
     return _SUFFIX.sub("", path.name)
 
 
-def series_identities(
-    files: Sequence[Path], known_ids: Collection[str] | None = None
-) -> list[tuple[str, str, str]]:
-    """Participant, session and run of each file.
-
-    A BIDS name says them. Otherwise the participant is the longest of the known ids that the name is,
-    or begins with before a `_`, `.` or `-`; and where none is, the name without the ending that all
-    these files share.
-    """
-    known = set(known_ids or ())
-    stems = [stem(path) for path in files]
-    shared = _shared_ending([name for name in stems if not _bids_entities(name)])
-    result = []
-    for name in stems:
-        if bids := _bids_entities(name):
-            result.append((bids["sub"], bids.get("ses", ""), bids.get("run", "")))
-        else:
-            result.append((_known_start(name, known) or name.removesuffix(shared), "", ""))
-    return result
-
-
-def _bids_entities(name: str) -> dict[str, str]:
-    """`sub-01_ses-2_timeseries` -> {"sub": "01", "ses": "2"}; empty if it does not begin with `sub-`."""
-    if not re.match(r"sub-[^_]", name):
-        return {}
-    return dict(part.split("-", 1) for part in name.split("_") if "-" in part)
-
-
-def _known_start(name: str, known: Collection[str]) -> str | None:
-    ends = [len(name), *(place for place in range(len(name) - 1, 0, -1) if name[place] in "_.-")]
-    return next((name[:end] for end in ends if name[:end] in known), None)
-
-
-def _shared_ending(stems: Sequence[str]) -> str:
-    """The ending that all names share, from a separator on, so that no part of an id is cut off."""
-    if len(stems) < 2:
-        return ""
-    shared = os.path.commonprefix([name[::-1] for name in stems])[::-1]  # noqa: RUF071 - of letters
-    start = re.search(r"[_.-]", shared)
-    return shared[start.start() :] if start and shared not in stems else ""
+def series_identities(files: Sequence[Path], known_ids: Collection[str] | None = None) -> list[Identity]:
+    """Participant, session and run of each file (see `file_identity.identities_of_files`)."""
+    return identities_of_files(files, [stem(path) for path in files], known_ids)
 
 
 def _read_text(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
@@ -167,9 +135,10 @@ def _read_text(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
             packed = file.read(2) == b"\x1f\x8b"
         raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     except FileNotFoundError:
-        raise ScanRefused("the file is missing", where=path) from None
+        raise missing_file(path) from None
     except (OSError, EOFError, zlib.error) as problem:
-        raise ScanRefused(f"the file cannot be read to its end ({problem})", where=path) from None
+        reason = getattr(problem, "strerror", None) or problem  # without the path, which a store keeps
+        raise ScanRefused(f"the file cannot be read to its end ({reason})", where=path) from None
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     comments: list[str] = []
     head: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,22 @@ from hpc_brainage.cohorts.table_cohort import added_npz, added_table, main_npz, 
 from hpc_brainage.cohorts.tables import is_table, table_stem
 from hpc_brainage.errors import CohortError, UsageError
 from hpc_brainage.modality import ROLES, check_role, modality_name
+from hpc_brainage.scans import with_plain_cells
 
 Connectivity = Literal["pearson", "partial", "tangent"]
 
-_KNOWN = "an OpenBHB folder, a folder of ROI time series, a table (CSV, TSV, Parquet) or an .npz"
+_KNOWN = (
+    "an OpenBHB folder, BIDS derivatives, a FreeSurfer subjects directory, a folder of CAT12's XML, of "
+    "images or of ROI time series, a table (CSV, TSV, Parquet) or an .npz"
+)
+
+
+_WITHOUT_NAMED_COLUMNS = {
+    "openbhb": "OpenBHB's own columns are known",
+    **dict.fromkeys(
+        ("freesurfer", "cat12", "volumes", "timeseries"), "this source has no table whose columns it names"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -73,67 +86,113 @@ def open_cohort(
     name: str | None = None,
     connectivity: Connectivity = "pearson",
     role: str | None = None,
+    entities: str | None = None,
 ) -> Cohort:
     """Open a source, join the added ones to it, and keep the scans that have a measurement.
 
     Parameters
     ----------
-    source : an OpenBHB folder, a folder of ROI time series, a table or an .npz.
+    source : an OpenBHB folder, BIDS derivatives, a FreeSurfer subjects directory, a folder of CAT12's
+        XML, of images or of ROI time series, a table or an .npz.
     columns : which columns say who, how old and so on; the others are recognised.
     add : further sources, joined by participant (and session).
     features : glob patterns of the columns that are measurements, for tables that have such columns.
     where : only these scans, as in "dx == 'TC'".
     name : of the cohort; if not given, the file's or folder's own, and "openbhb" for an OpenBHB.
     connectivity : how ROI time series become edges: "pearson", "partial" or "tangent".
-    role : of the measurements in `source` itself, where it is a table, an .npz or time series.
+    role : of the measurements in `source` itself, where it is a table, an .npz, images or time series.
+    entities : which files of BIDS derivatives are meant, as in "space=MNI152NLin2009cAsym,desc=preproc".
 
     Raises
     ------
     CohortError : something on disk cannot be read as it stands, or no scan has a measurement.
     UsageError : a pattern, a role or a selection that fits nothing.
     """
+    from hpc_brainage.cohorts.bids import check_entities_used
+
     columns = columns or ColumnMap()
     if role is not None:
         check_role(role)
-    cohort = _open_main(source.expanduser(), columns, features, connectivity, role)
+    cohort = _open_main(source.expanduser(), columns, features, connectivity, role, entities)
+    said = {"role": role, "features": features, "connectivity": connectivity}
+    _refuse_said_in_vain(cohort, source, {**columns.describe(), **said}, joined=bool(add))
     cohort = replace(cohort, name=name) if name else cohort
     for added in add:
-        for path in _expand(added.path.expanduser()):
-            cohort = join(cohort, _open_added(path, added, columns, features, connectivity, cohort))
-    said = {**columns.describe(), "features": features, "where": where, "connectivity": connectivity}
-    cohort = replace(cohort, recipe={**cohort.recipe, "options": said})
+        for path in _expand(added.path.expanduser(), added.role):
+            side = _open_added(path, added, columns, features, connectivity, entities, cohort)
+            cohort = join(cohort, side)
+    check_entities_used(entities, cohort)
+    said = {"features": features, "where": where, "connectivity": connectivity, "entities": entities}
+    cohort = replace(cohort, recipe={**cohort.recipe, "options": {**columns.describe(), **said}})
     _check_measured(cohort, source, features)
-    return without_the_unmeasured(cohort).where(where)
+    cohort = replace(cohort, scans=with_plain_cells(cohort.scans))
+    chosen = without_the_unmeasured(cohort.where(where))
+    if not len(chosen):
+        raise UsageError(
+            "none of the scans that the selection matches has a measurement", where=f"--where {where!r}"
+        )
+    return chosen
 
 
 def modality_of(path: Path) -> str:
     """A modality's name made from a path or glob: `smri_freesurfer6.csv.gz` becomes `freesurfer6`."""
-    stem = table_stem(path.name)
+    stem = _stem(path)
     if glob.has_magic(stem):
-        stem = table_stem(path.name).split("*")[0].split("?")[0].split("[")[0] or path.parent.name
+        head, *_, tail = re.split(r"[*?\[]", stem)
+        stem = head.removeprefix("sub-") or tail or _without_pattern(path).name
     name = modality_name(stem)
     prefix = next((f"{role}_" for role in ROLES if name.startswith(f"{role}_")), "")
     return modality_name(name.removeprefix(prefix))
 
 
 def cohort_name(source: Path) -> str:
-    """A cohort's name: of the file or folder; `participants.tsv` is called after its folder."""
-    source = source.expanduser().absolute()
-    stem = table_stem(source.name)
+    """A cohort's name: of the file or folder; `participants.tsv` or a glob is called after its folder."""
+    source = _without_pattern(source.expanduser().absolute())
+    stem = _stem(source)
     return modality_name(source.parent.name if stem == "participants" else stem)
 
 
+def _stem(path: Path) -> str:
+    """A file's name without the endings of its format."""
+    from hpc_brainage.cohorts.volumes import volume_stem
+
+    return table_stem(volume_stem(path.name))
+
+
+def _without_pattern(path: Path) -> Path:
+    """The folder that a glob starts from; a path without a pattern as it is."""
+    patterns = [parent for parent in (path, *path.parents) if glob.has_magic(parent.name)]
+    return patterns[-1].parent if patterns else path
+
+
 def _open_main(
-    source: Path, columns: ColumnMap, features: str | None, connectivity: Connectivity, role: str | None
+    source: Path,
+    columns: ColumnMap,
+    features: str | None,
+    connectivity: Connectivity,
+    role: str | None,
+    entities: str | None,
 ) -> Cohort:
+    from hpc_brainage.cohorts.bids import is_bids, read_bids
+    from hpc_brainage.cohorts.cat12 import is_cat12, read_cat12
+    from hpc_brainage.cohorts.freesurfer import is_freesurfer, read_freesurfer
     from hpc_brainage.cohorts.openbhb import is_openbhb, read_openbhb
     from hpc_brainage.cohorts.timeseries import is_timeseries, read_timeseries
+    from hpc_brainage.cohorts.volumes import is_volumes, read_volumes
 
-    if not source.exists():
-        raise CohortError("there is nothing at this path", where=source, expected=_KNOWN)
     if source.is_dir() and is_openbhb(source):
         return read_openbhb(source, "openbhb")  # whatever the folder is called
-    if is_timeseries(source):
+    if is_freesurfer(source):  # before BIDS, whose derivatives may be a subjects directory
+        _check_structural(role, source)
+        cohort = read_freesurfer(source)
+    elif is_bids(source):
+        cohort = read_bids(source, columns, entities, connectivity)
+    elif is_cat12(source):
+        _check_structural(role, source)
+        cohort = read_cat12(source)
+    elif is_volumes(source, role):
+        cohort = read_volumes(source, role or "smri", modality_of(source))
+    elif is_timeseries(source):
         cohort = read_timeseries(source, role or "fmri", modality_of(source), kind=connectivity)
     elif source.suffix.lower() == ".npz":
         cohort = main_npz(source, columns, role, modality_of(source))
@@ -150,14 +209,30 @@ def _open_added(
     columns: ColumnMap,
     features: str | None,
     connectivity: Connectivity,
+    entities: str | None,
     main: Cohort,
 ) -> Cohort:
     """One added file or folder; it says who was scanned, and nothing else about them is used."""
+    from hpc_brainage.cohorts.bids import added_bids, is_bids
+    from hpc_brainage.cohorts.cat12 import is_cat12, read_cat12
+    from hpc_brainage.cohorts.freesurfer import is_freesurfer, read_freesurfer
     from hpc_brainage.cohorts.timeseries import is_timeseries, read_timeseries
+    from hpc_brainage.cohorts.volumes import is_volumes, read_volumes
 
     known = frozenset(main.scans["participant_id"])
     if path.suffix.lower() == ".npz":
         return added_npz(path, columns, added.role, added.modality, added.arrays)
+    if is_freesurfer(path):
+        _check_structural(added.role, path)
+        return read_freesurfer(path, added.name, known)
+    if is_bids(path):
+        name = modality_name(added.name) if added.name else None
+        return added_bids(path, added.role, name, entities, connectivity, known)
+    if is_cat12(path):
+        _check_structural(added.role, path)
+        return read_cat12(path, added.name, known)
+    if is_volumes(path, added.role):
+        return read_volumes(path, added.role, added.modality, known)
     if is_timeseries(path):
         return read_timeseries(path, added.role, added.modality, kind=connectivity, known_ids=known)
     if path.is_file() and is_table(path):
@@ -165,11 +240,17 @@ def _open_added(
     raise _unknown(path)
 
 
-def _expand(path: Path) -> list[Path]:
-    """The files that a path means; a folder or glob of time series is one source and stays as it is."""
+def _expand(path: Path, role: str) -> list[Path]:
+    """The files that a path means; a folder that is one source, or a glob of one, stays as it is."""
+    from hpc_brainage.cohorts.bids import is_bids
+    from hpc_brainage.cohorts.cat12 import is_cat12
+    from hpc_brainage.cohorts.freesurfer import is_freesurfer
     from hpc_brainage.cohorts.timeseries import is_timeseries
+    from hpc_brainage.cohorts.volumes import is_volumes
 
-    if path.is_file() or is_timeseries(path):
+    if path.is_file() or is_volumes(path, role):
+        return [path]
+    if any(is_one(path) for is_one in (is_bids, is_freesurfer, is_timeseries, is_cat12)):
         return [path]
     if path.is_dir():
         tables = [file for file in sorted(path.iterdir()) if is_table(file) or file.suffix == ".npz"]
@@ -180,7 +261,34 @@ def _expand(path: Path) -> list[Path]:
     return found
 
 
+def _check_structural(role: str | None, path: Path) -> None:
+    if role not in (None, "smri"):
+        raise UsageError(f"FreeSurfer and CAT12 measure structure, not {role}", where=path, expected="smri")
+
+
+def _refuse_said_in_vain(cohort: Cohort, source: Path, said: Mapping[str, object], joined: bool) -> None:
+    """What is said about columns must be meant for a table that has them, or it would go unheard."""
+    reader = cohort.recipe.get("reader")
+    if reader not in _WITHOUT_NAMED_COLUMNS:
+        return
+    heard = {"id", "session", "run", "features", "connectivity"} if joined else set()  # by an added source
+    heard |= set() if reader == "openbhb" else {"role", "connectivity"}
+    unheard = [what for what, value in said.items() if what not in heard and value not in (None, "pearson")]
+    if unheard:
+        flags = ", ".join("--" + what.replace("_", "-") for what in unheard)
+        hint = "leave it out"
+        if reader != "openbhb":
+            hint = "give the table of people as the source, and this folder with --add"
+        raise UsageError(
+            f"{flags} would not be heard: {_WITHOUT_NAMED_COLUMNS[reader]}",
+            where=source,
+            hint=hint,
+        )
+
+
 def _unknown(path: Path) -> CohortError:
+    if not path.exists() and not glob.glob(str(path)):  # noqa: PTH207 - any part of it may be a pattern
+        return CohortError("there is nothing at this path", where=path, expected=_KNOWN)
     if path.is_dir() and not any(path.iterdir()):
         return CohortError("the folder is empty", where=path, expected=_KNOWN)
     hint = None

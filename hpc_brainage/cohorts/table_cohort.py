@@ -13,20 +13,27 @@ from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource
 from hpc_brainage.cohorts.columns import (
     ColumnMap,
     age_unit_of_sidecar,
+    heads_freesurfer_table,
     no_age_column,
     recognise_columns,
     unknown_identity,
     usual_columns,
 )
-from hpc_brainage.cohorts.feature_names import connectome_columns
+from hpc_brainage.cohorts.feature_names import (
+    connectome_columns,
+    is_brain_name,
+    is_not_brain_name,
+    may_name_people,
+)
 from hpc_brainage.cohorts.feature_table import (
     features_from_matrix,
     features_from_table,
     refuse_transposed,
 )
+from hpc_brainage.cohorts.freesurfer_tables import freesurfer_table
 from hpc_brainage.cohorts.npz import FeatureMatrix, read_npz
 from hpc_brainage.cohorts.people import identities, read_people
-from hpc_brainage.cohorts.tables import column_names, read_table
+from hpc_brainage.cohorts.tables import column_names, holds_codes, read_table
 from hpc_brainage.errors import CohortError
 from hpc_brainage.modality import ROLES, Role
 from hpc_brainage.provenance import input_file
@@ -44,14 +51,14 @@ def main_table(path: Path, columns: ColumnMap, role: str | None, name: str, feat
     columns = recognise_columns(header, columns, source=str(path))
     if columns.id is None:
         raise unknown_identity(header, str(path))
-    if columns.age is not None and age_unit_of_sidecar(path, columns.age) == "months":
-        columns = replace(columns, age_unit="months")
-    frame = read_table(path, text=_words(columns))
+    if columns.age is not None and columns.age_unit is None:
+        columns = replace(columns, age_unit=age_unit_of_sidecar(path, columns.age))
+    frame = freesurfer_table(read_table(path, text=_words(columns)), path.name)
     cohort = features_from_table(
         frame,
         columns,
         source=path.name,
-        role=_role(role, path, header),
+        role=_role(role, path, [str(column) for column in frame.columns]),
         name=name,
         patterns=features,
         declared=role is not None,
@@ -70,8 +77,9 @@ def added_table(
 ) -> Cohort:
     """A table of measurements; of what it says about people only the identities are used.
 
-    Its identity is the column that is named, else the usually named column or first column that meets
-    `known_ids` (FreeSurfer calls it `lh.aparc.area` or `Measure:volume`).
+    Its identity is the column that is named, else the usually named one (FreeSurfer calls it
+    `lh.aparc.area` or `Measure:volume`), else the first one if it meets `known_ids` and could be one: no
+    row numbers, no measurement, nothing about the person. Which one it was is noted, but for FreeSurfer's.
 
     Raises
     ------
@@ -79,17 +87,17 @@ def added_table(
     """
     header = column_names(path)
     columns = _only_identity(columns, header)
-    candidates = [columns.id] if columns.id else [*usual_columns(header, ("id",)), header[0]]
-    candidates = list(dict.fromkeys(candidates))
+    candidates = [columns.id] if columns.id else usual_columns(header, ("id",)) or header[:1]
     about_people = [
         column for column in usual_columns(header, _ABOUT_PEOPLE) if column not in _words(columns)
     ]
     usual_visits = usual_columns(header, ("session", "run"))
     frame = read_table(path, text=[*candidates, *_words(columns), *usual_visits])
+    frame = freesurfer_table(frame, path.name, known_ids)
     identity = columns.id or _meeting(frame, candidates, known_ids, path)
     frame = frame.drop(columns=about_people)
     for column in candidates:
-        if column != identity and pd.to_numeric(frame[column], errors="coerce").notna().any():
+        if column != identity:
             frame[column] = _numbers_again(frame[column])
     cohort = features_from_table(
         frame,
@@ -107,7 +115,10 @@ def added_table(
             expected=f"columns of numbers that are {role} measurements",
             hint="say which they are, as in --features 'roi_*'",
         )
-    return _with_recipe(cohort, path, _unused(path, about_people))
+    notes = _unused(path, about_people)
+    if columns.id is None and not heads_freesurfer_table(identity):
+        notes = (f"{path.name}: {identity!r} says who was scanned (--id chooses otherwise)", *notes)
+    return _with_recipe(cohort, path, notes)
 
 
 def main_npz(path: Path, columns: ColumnMap, role: str | None, name: str) -> Cohort:
@@ -150,22 +161,44 @@ def _only_identity(columns: ColumnMap, header: Collection[str]) -> ColumnMap:
 
 
 def _meeting(frame: pd.DataFrame, candidates: list[str], known_ids: Collection[str], path: Path) -> str:
-    """The candidate with the most identities that the cohort knows."""
-    met = {column: len(set(identities(frame[column])) & set(known_ids)) for column in candidates}
-    best = max(candidates, key=lambda column: met[column])
-    if met[best]:
-        return best
-    refuse_transposed(frame[candidates[-1]], path.name)
+    """The usually named column, of several the one with most identities that the cohort knows.
+
+    A column that only counts the rows is an identity only where no other could be: the ids of a cohort
+    that are numbers would be met by chance.
+    """
+    known = set(known_ids)
+    met = {column: len(set(identities(frame[column])) & known) for column in candidates}
     usual = usual_columns(candidates, ("id",))
-    if len(usual) == 1:  # the join says that nothing matches, with examples of both sides
-        return usual[0]
+    telling = [column for column in usual if not _counts_rows(frame[column])] or usual
+    if telling:  # where none is met, the join says that nothing matches, with examples of both sides
+        best = max(telling, key=lambda column: met[column])
+        if not met[best]:
+            refuse_transposed(frame[best], path.name)
+        return best
+    first = candidates[0]
+    refuse_transposed(frame[first], path.name)
+    if met[first] and not (_is_no_identity(first) or _counts_rows(frame[first])):
+        return first
     raise unknown_identity([str(name) for name in frame.columns], str(path))
+
+
+def _counts_rows(column: pd.Series) -> bool:
+    """Whether the values are 0, 1, 2, ... or 1, 2, 3, ... from top to bottom."""
+    words = identities(column).tolist()
+    return any(words == [str(start + row) for row in range(len(words))] for start in (0, 1))
+
+
+def _is_no_identity(name: str) -> bool:
+    """Whether a column's name says that it is an index, a measurement or something about the person."""
+    about = usual_columns([name], (*_ABOUT_PEOPLE, "session", "run"))
+    return bool(about) or is_brain_name(name) or (is_not_brain_name(name) and not may_name_people(name))
 
 
 def _numbers_again(column: pd.Series) -> pd.Series:
     """A column that was read as words because it could have been the identity, as numbers if it is."""
     numbers = pd.to_numeric(column, errors="coerce")
-    return numbers if bool((numbers.notna() == column.notna()).all()) else column
+    all_numbers = bool((numbers.notna() == column.notna()).all()) and column.notna().any()
+    return numbers if all_numbers and not holds_codes(column) else column
 
 
 def _role(role: str | None, path: Path, names: Collection[str]) -> Role:

@@ -8,6 +8,7 @@ no header) is an error that names the line.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -27,6 +28,11 @@ from hpc_brainage.errors import CohortError
 
 MISSING_MARKERS = ("", "n/a", "N/A", "NA", "NaN", "nan", "null", "None", ".", "-9999", "-9999.0")
 MISSING_NUMBER = -9999.0
+# Missing where numbers or identities are expected; as a diagnosis it is what a healthy person has.
+WORD_FOR_NOTHING = "None"
+_DIGITS_OF_A_NUMBER = 15  # a float64 keeps that many
+_CODE = re.compile(rf"-?0\d+|-?\d{{{_DIGITS_OF_A_NUMBER + 1},}}(\.0*)?")
+_CODE_IN_TABLE = re.compile(rb"""(?:^|[\s,;"'])(?:%s)(?=[\s,;"']|$)""" % _CODE.pattern.encode())
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
@@ -50,14 +56,15 @@ def read_table(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
         with or without a byte order mark, UTF-16 and every kind of line end are recognised from the
         content.
     text : columns that hold words even where they look like numbers (identities): they come exactly as
-        spelled, so that `0051456` keeps its zeros. Compared without regard to case; names that the
-        table does not have are ignored.
+        spelled, so that `0051456` keeps its zeros and "None" is a word. Compared without regard to case;
+        names that the table does not have are ignored.
 
     Returns
     -------
     A frame with a RangeIndex. A column is numeric where each of its cells is a number or missing
-    (`MISSING_MARKERS`), else text with every cell as spelled. `frame.attrs["notes"]` says what a
-    careful person would want to know about the reading.
+    (`MISSING_MARKERS`), else text with every cell as spelled. A column with a whole number that begins
+    with 0 or has more than 15 digits holds codes, and is text. `frame.attrs["notes"]` says what a careful
+    person would want to know about the reading.
 
     Raises
     ------
@@ -73,27 +80,44 @@ def read_table(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
     decimal = "," if decimal_comma(raw, separator) else "."
     if decimal == ",":
         notes.append(f"{path.name}: numbers are written with a decimal comma")
-    as_text = _wanted(names, text)
-    try:
-        frame = pd.read_csv(
-            io.BytesIO(raw),
-            sep=separator,
-            engine="c",
-            encoding=encoding,
-            header=0,
-            names=list(range(len(names))),
-            index_col=False,
-            dtype={names.index(name): str for name in as_text},
-            na_values=list(MISSING_MARKERS),
-            keep_default_na=False,
-            skipinitialspace=separator != "\t",
-            decimal=decimal,
-            low_memory=False,  # a column is judged as a whole: one word keeps every cell as spelled
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as problem:
-        raise CohortError(f"not readable as a table ({problem})", where=path) from None
+
+    places = [str(place) for place in range(len(names))]
+    wanted = {places[names.index(name)] for name in _wanted(names, text)}
+
+    def parse(as_text: Collection[str]) -> pd.DataFrame:
+        try:
+            return pd.read_csv(
+                io.BytesIO(raw),
+                sep=separator,
+                engine="c",
+                encoding=encoding,
+                header=0,
+                names=places,
+                index_col=False,
+                dtype=dict.fromkeys(as_text, str),
+                na_values={place: _missing_markers(place in wanted) for place in places},
+                keep_default_na=False,
+                skipinitialspace=separator != "\t",
+                decimal=decimal,
+                low_memory=False,  # a column is judged as a whole: one word keeps every cell as spelled
+            )
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as problem:
+            raise CohortError(f"not readable as a table ({problem})", where=path) from None
+
+    frame = parse(wanted)
+    if _CODE_IN_TABLE.search(raw):
+        numeric = [str(place) for place in frame.select_dtypes("number").columns]
+        words = parse({*wanted, *numeric})
+        for place in numeric:
+            if holds_codes(words[place]):
+                frame[place] = words[place]
     frame.columns = pd.Index(names)
     return _tidy(frame, notes)
+
+
+def holds_codes(words: pd.Series) -> bool:
+    """Whether some cell is no number although it looks like one: 0051456, or 1000000000000000001."""
+    return any(_CODE.fullmatch(word.strip()) for word in words.dropna().unique())
 
 
 def column_names(path: Path) -> list[str]:
@@ -102,6 +126,10 @@ def column_names(path: Path) -> list[str]:
         return [str(name) for name in _parquet_file(path).schema_arrow.names]
     raw, encoding, _ = content_of(path, whole=False)
     return header_of(raw, separator_of(raw), encoding, path)
+
+
+def _missing_markers(is_text: bool) -> list[str]:
+    return [marker for marker in MISSING_MARKERS if not (is_text and marker == WORD_FOR_NOTHING)]
 
 
 def _wanted(names: list[str], text: Collection[str]) -> list[str]:
@@ -144,13 +172,14 @@ def _read_parquet(path: Path, text: Collection[str]) -> pd.DataFrame:
     if repeated:
         raise CohortError(f"two columns are named {repeated[0]!r}", where=path)
     try:
-        frame = file.read().to_pandas(ignore_metadata=True)
+        table = file.read()
+        as_text = set(_wanted([str(name) for name in table.column_names], text))
+        frame = _with_exact_codes(table, as_text).to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowInvalid, OSError) as problem:
         raise CohortError(f"the table cannot be read to its end ({problem})", where=path) from None
     if frame.empty:
         raise CohortError("the table has no rows", where=path, expected="one row per scan")
     frame.columns = pd.Index([str(name) for name in frame.columns])
-    as_text = set(_wanted(list(frame.columns), text))
     columns: dict[str, pd.Series] = {}
     for name in frame.columns:
         column = frame[name]
@@ -159,7 +188,24 @@ def _read_parquet(path: Path, text: Collection[str]) -> pd.DataFrame:
             columns[name] = column.mask(column == MISSING_NUMBER)
         else:
             words = column.map(str, na_action="ignore")
-            columns[name] = words.mask(words.isin(MISSING_MARKERS), np.nan)
+            columns[name] = words.mask(words.isin(_missing_markers(name in as_text)), np.nan)
     result = pd.DataFrame(columns)
     result.attrs["notes"] = ()
     return result
+
+
+def _with_exact_codes(table: Any, as_text: Collection[str]) -> Any:
+    """Whole numbers that are identities, or too long for a float64, as text: pandas has no other way for
+    them beside a missing cell."""
+    import pyarrow
+    import pyarrow.compute
+
+    for place, name in enumerate(table.column_names):
+        column = table.column(place)
+        if not pyarrow.types.is_integer(column.type):
+            continue
+        ends = pyarrow.compute.min_max(column).as_py()
+        longest = max(abs(end or 0) for end in ends.values())
+        if name in as_text or longest >= 10**_DIGITS_OF_A_NUMBER:
+            table = table.set_column(place, name, column.cast(pyarrow.string()))
+    return table

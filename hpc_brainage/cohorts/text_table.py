@@ -70,26 +70,34 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _lines(raw: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and content of each line that is not blank; a quoted line break does not end a line."""
-    number, pending, started = 0, b"", 0
-    for piece in io.BytesIO(raw):
-        number += 1
-        started = number if not pending else started
-        line = pending + piece
-        if line.count(b'"') % 2:
-            pending = line
+    pieces: list[bytes] = []
+    started, quoted = 0, False
+    for number, piece in enumerate(io.BytesIO(raw), start=1):
+        started = started if pieces else number
+        pieces.append(piece)
+        quoted ^= bool(piece.count(b'"') % 2)
+        if quoted:
             continue
-        pending = b""
-        if line.strip():
+        if (line := b"".join(pieces)).strip():
             yield started, line.rstrip(b"\n")
-    if pending.strip():
-        yield started, pending.rstrip(b"\n")
+        pieces = []
+    if (line := b"".join(pieces)).strip():
+        yield started, line.rstrip(b"\n")
 
 
-def _fields(line: bytes, separator: str, encoding: str) -> list[str]:
+def _fields(line: bytes, separator: str, encoding: str, where: str) -> list[str]:
     text = line.decode(encoding, errors="replace")
     if separator == WHITESPACE:
         return text.split()
-    return next(csv.reader([text], delimiter=separator, skipinitialspace=separator != "\t"))
+    try:
+        return next(csv.reader([text], delimiter=separator, skipinitialspace=separator != "\t"))
+    except csv.Error as problem:  # such as a cell of more than 131,072 characters
+        raise CohortError(
+            f"the cells of a line cannot be told apart ({problem})",
+            where=where,
+            expected="a quote at both ends of a quoted cell",
+            hint="a quote that is opened here and never closed makes one cell of all that follows",
+        ) from None
 
 
 def separator_of(raw: bytes) -> str:
@@ -117,8 +125,8 @@ def decimal_comma(raw: bytes, separator: str) -> bool:
 
 def header_of(raw: bytes, separator: str, encoding: str, path: Path) -> list[str]:
     """The column names; raises `CohortError` if there seem to be none, or one stands there twice."""
-    _, line = next(_lines(raw))
-    names = [name.strip() for name in _fields(line, separator, encoding)]
+    number, line = next(_lines(raw))
+    names = [name.strip() for name in _fields(line, separator, encoding, f"{path}, line {number}")]
     if _looks_like_data(names):
         raise CohortError(
             f"the table seems to have no header: its first line is {', '.join(names[:4])}, ...",
@@ -156,7 +164,7 @@ def check_rows(raw: bytes, separator: str, encoding: str, width: int, path: Path
     for number, line in _lines(raw):
         rows += 1
         if separator == WHITESPACE or b'"' in line:
-            fields = len(_fields(line, separator, encoding))
+            fields = len(_fields(line, separator, encoding, f"{path}, line {number}"))
         else:
             fields = line.count(mark) + 1
         if fields != width:

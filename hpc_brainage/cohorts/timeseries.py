@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 
 from hpc_brainage.cohorts import connectivity
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.cohorts.file_identity import refuse_repeated, scans_of
 from hpc_brainage.cohorts.series_file import (
     is_named_as_series,
     looks_like_people,
@@ -23,7 +23,6 @@ from hpc_brainage.cohorts.series_file import (
 from hpc_brainage.errors import CohortError, ScanRefused, UsageError, nearest
 from hpc_brainage.files import sha256_of, sha256_of_file
 from hpc_brainage.modality import Modality, Role
-from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, scan_name
 
 ConnectivityKind = Literal["pearson", "partial", "tangent"]
 
@@ -75,7 +74,9 @@ def read_timeseries(
 
     Edges of a dead ROI (no signal in this scan) are NaN. "tangent" needs all ROIs in all scans: a ROI
     that is dead in more than a tenth of them is left out for everybody, then scans in which another one
-    is dead are refused. Its reference is fitted on all usable files of this source.
+    is dead are refused. Its reference is fitted on all usable files of this source, before any selection
+    and across the folds of a later training, so that such a model has seen a little of the scans that
+    it is validated on; and its edges only meet models of the same reference. A note warns of both.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def read_timeseries(
         )
     source = path.name if isinstance(path, Path) else name or "time series"
     identities = series_identities(files, known_ids)
-    _refuse_repeated(files, identities)
+    refuse_repeated(files, identities, "folder/**/*_atlas-X_timeseries.tsv")
     survey = _Survey(files)
     if kind == "tangent":
         survey.keep_rois_alive_in_most()
@@ -117,6 +118,7 @@ def read_timeseries(
     usable = survey.usable
     labels = tuple(survey.labels[roi] for roi in survey.rois)
     loaders: list[Callable[[], np.ndarray]]
+    notes = survey.notes()
     prefix = {"pearson": "", "partial": "partial:"}.get(kind)
     if prefix is None:
         group = [read_series(files[place]).values[:, survey.rois] for place in usable]
@@ -124,6 +126,12 @@ def read_timeseries(
             raise CohortError("one scan is no group to take a tangent at", where=where)
         edges, reference = connectivity.tangent(group, labels)
         prefix = f"tangent-{reference}:"
+        notes = [
+            f"WARNING: the reference of the tangent space is fitted on all {len(group)} scans here, before "
+            "--where and across the folds of a training (a small leak into its validation); a store of "
+            "these edges only meets models of the same reference",
+            *notes,
+        ]
         loaders = [row.copy for row in edges]
     else:
         measure = connectivity.pearson if kind == "pearson" else connectivity.partial
@@ -139,11 +147,11 @@ def read_timeseries(
     account = Account(
         (JoinedSource(source, rows=len(files), matched=len(usable)),),
         refusals,
-        tuple(f"{source}: {note}" for note in survey.notes()),
+        tuple(f"{source}: {note}" for note in notes),
     )
     return Cohort(
         source,
-        _scans([identities[place] for place in usable]),
+        scans_of([identities[place] for place in usable]),
         {modality.key: ModalitySource(modality, present, lambda row: loaders[row]())},
         account,
         _recipe(files, kind),
@@ -233,19 +241,6 @@ def _load(path: Path, labels: tuple[str, ...], measure: Callable[[np.ndarray], n
     return measure(series.values)
 
 
-def _refuse_repeated(files: Sequence[Path], identities: Sequence[tuple[str, str, str]]) -> None:
-    first: dict[tuple[str, str, str], Path] = {}
-    for path, identity in zip(files, identities, strict=True):
-        if identity in first:
-            raise CohortError(
-                f"two files are the same scan, {scan_name(*identity)}",
-                where=f"{first[identity].name} and {path.name}",
-                expected="one file per participant, session and run",
-                hint="choose one kind of file with a glob, as in 'folder/**/*_atlas-X_timeseries.tsv'",
-            )
-        first[identity] = path
-
-
 def _refuse_transposed(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
     """All files of one length, and no width that most of them share: rows must be the ROIs."""
     rows, columns = (Counter(size[axis] for size in sizes) for axis in (0, 1))
@@ -263,13 +258,6 @@ def _other_rois(labels: tuple[str, ...], usual: tuple[str, ...]) -> str:
         return f"it has {len(labels)} ROIs, most files have {len(usual)}"
     place = next(i for i, pair in enumerate(zip(labels, usual, strict=True)) if pair[0] != pair[1])
     return f"its ROIs are others: column {place + 1} is {labels[place]}, in most files {usual[place]}"
-
-
-def _scans(identities: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    scans = pd.DataFrame(identities, columns=list(IDENTITY), dtype=object)
-    scans["age"] = np.full(len(scans), np.nan)
-    scans["sex"] = "U"
-    return scans.reindex(columns=list(SCAN_COLUMNS), fill_value="")
 
 
 def _recipe(files: Sequence[Path], kind: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Columns: `participant_id`, `session_id`, `run`, `source`, `status`, `reason`. Th
 - `converted`: the scan is in the store; `source` lists the modalities it has;
 - `missing`: the scan has a row in the store but not a single measurement;
 - `refused`: what `source` had for the scan was not taken, and why;
-- `unmatched`: `source` has the scan, the cohort does not know it.
+- `unmatched`: `source` has the scan, the cohort does not know it;
+- `unmeasured`: `source` names the person or scan, and no source has a measurement of it.
 
 One scan may have several lines. A cell that a spreadsheet would run as a formula is preceded by an
 apostrophe.
@@ -21,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, Refusal
-from hpc_brainage.files import write_text
-from hpc_brainage.store.people import identities
+from hpc_brainage.files import sweep, write_text
+from hpc_brainage.store.people import scan_identities
 from hpc_brainage.store.reader import Store
 
 COLUMNS = ("participant_id", "session_id", "run", "source", "status", "reason")
-_BIDS_NAME = re.compile(r"sub-(.+?)(?:_ses-(.+?))?(?:_run-(.+?))?")
 
 
 def summary(account: Account) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def summary(account: Account) -> dict[str, Any]:
                 "matched": source.matched,
                 "only_here": len(source.only_here),
                 "without": source.without,
+                "unmeasured": len(source.unmeasured),
             }
             for source in account.sources
         ],
@@ -49,7 +50,7 @@ def summary(account: Account) -> dict[str, Any]:
 
 def account_of(cohort: Cohort, store: Store) -> Account:
     """The cohort's account and, after it, what was refused while its scans were loaded."""
-    names = identities(store.scans)
+    names = scan_identities(store.scans)
     refusals = tuple(
         Refusal(*names[row], source=key, reason=reasons[row])
         for key in store.modalities
@@ -60,8 +61,10 @@ def account_of(cohort: Cohort, store: Store) -> Account:
 
 
 def account_path(store: Path) -> Path:
-    """`NAME.account.tsv` beside the store `NAME.zarr`."""
-    return store.parent / f"{store.name.removesuffix('.zarr')}.account.tsv"
+    """`NAME.account.tsv` beside the store `NAME.zarr`; `NAME_account.tsv` beside a store `NAME`."""
+    if store.suffix == ".zarr":
+        return store.with_suffix(".account.tsv")
+    return store.with_name(f"{store.name}_account.tsv")
 
 
 def write_account(path: Path, account: Account, scans: Iterable[tuple[tuple[str, str, str], str]]) -> None:
@@ -85,18 +88,18 @@ def write_account(path: Path, account: Account, scans: Iterable[tuple[tuple[str,
         for refusal in account.refusals
     ]
     lines += [
-        (*_identity(scan), source.source, "unmatched", "the cohort does not know this scan")
+        (*scan, source.source, status, reason)
         for source in account.sources
-        for scan in source.only_here
+        for scans_there, status, reason in (
+            (source.only_here, "unmatched", "the cohort does not know this scan"),
+            (source.unmeasured, "unmeasured", "no source has a measurement of this scan"),
+        )
+        for scan in scans_there
     ]
+    sweep(path)
     write_text(path, "".join("\t".join(map(_cell, line)) + "\n" for line in lines))
 
 
-def _identity(scan: str) -> tuple[str, str, str]:
-    parts = _BIDS_NAME.fullmatch(scan)
-    return (parts[1], parts[2] or "", parts[3] or "") if parts else (scan, "", "")
-
-
 def _cell(text: str) -> str:
-    flat = re.sub(r"[\t\r\n]+", " ", text)
+    flat = re.sub(r"[\t\r\n]+", " ", text).encode(errors="backslashreplace").decode()
     return f"'{flat}" if flat[:1] in ("=", "+", "-", "@") else flat

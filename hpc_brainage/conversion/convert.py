@@ -20,7 +20,7 @@ from hpc_brainage.errors import CohortError, ScanRefused, StoreError
 from hpc_brainage.store.building import Build, begin
 from hpc_brainage.store.finish import finish_store
 from hpc_brainage.store.manifest import PartManifest
-from hpc_brainage.store.people import identities
+from hpc_brainage.store.people import scan_identities
 from hpc_brainage.store.plan import Plan
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.writer import write_modality
@@ -40,6 +40,9 @@ class ConversionReport:
     missing : scans of the store with none.
     account : of the sources, and of the scans that were refused while they were loaded.
     parts, skipped_parts : of the plan, and how many of them had been done by an earlier run.
+    refused_on_loading : measurements (scan x modality) that the store lacks because what was on disk
+        was refused when it was loaded; part of `account`. Where nothing was left to do, that was in an
+        earlier run, and the files may have been mended since.
     seconds : of this run.
     """
 
@@ -50,6 +53,7 @@ class ConversionReport:
     account: Account
     parts: int
     skipped_parts: int
+    refused_on_loading: int
     seconds: float
 
     @property
@@ -68,6 +72,9 @@ def convert(
 ) -> ConversionReport:
     """Convert a whole cohort, going on where an earlier run of the same conversion stopped.
 
+    Parts in which an unfinished run refused a scan are converted again, since the file may have been
+    mended. A finished store is left as it is: `overwrite` converts its refused scans anew.
+
     Parameters
     ----------
     destination : the store's folder, by custom `NAME.zarr`.
@@ -77,7 +84,8 @@ def convert(
     Raises
     ------
     CohortError : the cohort has no scans, or no modality.
-    StoreError : the destination is not ours, or holds other content and `overwrite` was not given.
+    StoreError : the destination is not ours, or holds other content and `overwrite` was not given, or
+        another conversion is writing it.
     """
     started = time.monotonic()
     build = init(cohort, destination, overwrite=overwrite)
@@ -92,6 +100,7 @@ def convert(
         account=account_of(cohort, store),
         parts=len(build.plan.parts),
         skipped_parts=skipped,
+        refused_on_loading=sum(int((store.refused(key) != "").sum()) for key in store.modalities),
         seconds=time.monotonic() - started,
     )
 
@@ -107,13 +116,27 @@ def write_part(
 ) -> PartManifest:
     """Convert part number `index` of the plan, unless that has been done; whole shards only.
 
-    A scan that its source refuses is left absent in that modality, with the reason in the manifest.
-    `loaded` is called after each measurement.
+    A scan that its source refuses is left absent in that modality, with the reason in the manifest, and
+    such a part is converted again when it is asked for again. `loaded` is called after each measurement.
+
+    Raises
+    ------
+    StoreError : the store has been finished already, or the folder has been taken by another conversion.
     """
-    if build.has_part(index):
-        return build.read_part(index)
     rows = build.plan.parts[index]
-    with _writing_to(build.path):
+    with _writing_to(build.path), build.at_work() as unfinished:
+        if not unfinished:
+            raise StoreError("the store is finished: no part of it is converted again", where=build.path)
+        return _write_part(cohort, build, index, rows, loaded)
+
+
+def _write_part(
+    cohort: Cohort, build: Build, index: int, rows: range, loaded: Callable[[], None]
+) -> PartManifest:
+    with build.writing_part(index):
+        if settled := build.settled_part(index):  # perhaps by somebody else, while we waited
+            return settled
+        build.withdraw_part(index)
         modalities = {
             planned.modality.key: write_modality(
                 build.path, planned, rows, _loader(cohort.sources[planned.modality.key]), loaded
@@ -130,9 +153,9 @@ def finalise(cohort: Cohort, build: Build) -> Store:
 
     Raises
     ------
-    StoreError : a part has not been converted yet.
+    StoreError : a part has not been converted yet, or the folder has been taken by another conversion.
     """
-    with _writing_to(build.path):
+    with _writing_to(build.path), build.alone():
         if not build.finished:
             manifests = [build.read_part(index) for index in range(len(build.plan.parts))]
             finish_store(build.path, build.plan, cohort.scans, manifests)
@@ -159,7 +182,7 @@ def plan_for(cohort: Cohort) -> Plan:
     return Plan.make(
         cohort.name,
         cohort.scans,
-        [(source.modality, source.present) for source in cohort.sources.values()],
+        [(source.modality, source.present, source.fingerprint) for source in cohort.sources.values()],
         recipe=cohort.recipe,
         account=summary(cohort.account),
     )
@@ -168,8 +191,6 @@ def plan_for(cohort: Cohort) -> Plan:
 def _write_missing_parts(cohort: Cohort, build: Build, progress: Progress) -> int:
     """Convert what is not done yet; returns how many parts were done already."""
     parts, modalities = build.plan.parts, len(build.plan.modalities)
-    if build.finished:
-        return len(parts)
     total = build.plan.n_scans * modalities
     done = skipped = 0
 
@@ -178,13 +199,16 @@ def _write_missing_parts(cohort: Cohort, build: Build, progress: Progress) -> in
         done += 1
         progress(done, total)
 
-    for index, rows in enumerate(parts):
-        if build.has_part(index):
-            skipped += 1
-            done += len(rows) * modalities
-            progress(done, total)
-        else:
-            write_part(cohort, build, index, one_more)
+    with _writing_to(build.path), build.at_work() as unfinished:
+        if not unfinished:
+            return len(parts)
+        for index, rows in enumerate(parts):
+            if build.settled_part(index):
+                skipped += 1
+                done += len(rows) * modalities
+                progress(done, total)
+            else:
+                _write_part(cohort, build, index, rows, one_more)
     return skipped
 
 
@@ -219,5 +243,5 @@ def _what_each_scan_has(store: Store) -> list[tuple[tuple[str, str, str], str]]:
     keys = np.array(list(store.modalities), dtype=object)
     return [
         (identity, ", ".join(keys[has]))
-        for identity, has in zip(identities(store.scans), present, strict=True)
+        for identity, has in zip(scan_identities(store.scans), present, strict=True)
     ]

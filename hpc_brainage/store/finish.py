@@ -51,13 +51,15 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
     for column in columns:
         attributes = {} if column.name == column.array else {"column": column.name}
         _small_array(group, column.array, column.values, (SCAN_DIMENSION,), attributes)
-    checksums, described, refused = {}, {}, 0
+    checksums, refused, described = {}, {}, {}
     for planned in plan.modalities:
-        parts = [manifest.modalities[planned.modality.key] for manifest in manifests]
-        checksums[planned.modality.key] = [sha256 for part in parts for sha256 in part.sha256]
-        refused += sum(reason != "" for part in parts for reason in part.refused)
+        key = planned.modality.key
+        parts = [manifest.modalities[key] for manifest in manifests]
+        checksums[key] = [sha256 for part in parts for sha256 in part.sha256]
+        refused[key] = [reason for part in parts for reason in part.refused]
         _modality_arrays(group, plan.n_scans, planned, parts)
-        described[planned.modality.key] = _description(planned, checksums[planned.modality.key])
+        described[key] = _description(planned, checksums[key])
+    refused_on_loading = sum(reason != "" for reasons in refused.values() for reason in reasons)
     ours: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -68,12 +70,12 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
         "columns": {column.array: column.name for column in columns},
         "modalities": described,
         "content_sha256": content_hash(
-            columns, [planned.modality for planned in plan.modalities], checksums
+            columns, [planned.modality for planned in plan.modalities], checksums, refused
         ),
         "plan_sha256": plan.sha256,
         "recipe": plan.recipe,
         "software": plan.software,
-        "account": {**plan.account, "refused_on_loading": refused},
+        "account": {**plan.account, "refused_on_loading": refused_on_loading},
     }
     group.attrs[ATTRIBUTE] = ours
     with warnings.catch_warnings():  # consolidated metadata is what lets xarray open it in one read
@@ -83,17 +85,20 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
 
 
 def content_hash(
-    columns: Sequence[Column], modalities: Sequence[Modality], checksums: dict[str, list[str]]
+    columns: Sequence[Column],
+    modalities: Sequence[Modality],
+    checksums: dict[str, list[str]],
+    refused: dict[str, list[str]],
 ) -> str:
     """The hash that stands for what a store holds, whatever the order of its scans.
 
     Over the column names, what the modalities are, and the sorted records of all scans: their cells
-    and the checksum of each of their measurements.
+    and, of each of their measurements, the checksum and why it was refused.
     """
     keys = sorted(modality.key for modality in modalities)
     cells = zip(*(json_cells(column.values) for column in columns), strict=True)
-    measured = zip(*(checksums[key] for key in keys), strict=True)
-    records = sorted(json.dumps([row, sums]) for row, sums in zip(cells, measured, strict=True))
+    measured = zip(*(zip(checksums[key], refused[key], strict=True) for key in keys), strict=True)
+    records = sorted(json.dumps(record) for record in zip(cells, measured, strict=True))
     return sha256_of(
         {
             "columns": [column.name for column in columns],

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpc_brainage.errors import StoreError
 from hpc_brainage.files import read_json, sha256_of
+from hpc_brainage.store.description import problem_of
 from hpc_brainage.store.schema import ATTRIBUTE, FORMAT, FORMAT_VERSION
 
 BUILD = "_build"
@@ -88,7 +89,7 @@ def read_marker(path: Path) -> dict[str, Any]:
             hint="`brainage convert` makes one from the data it was made of",
         )
     version = ours.get("format_version")
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise damaged_marker(path)
     if version > FORMAT_VERSION:
         raise StoreError(
@@ -101,6 +102,8 @@ def read_marker(path: Path) -> dict[str, Any]:
         raise unfinished(path)
     if ours.get("record_sha256") != record_hash(root):
         raise damaged_marker(path)
+    if problem := problem_of(root):
+        raise damaged_marker(path, problem)
     return root
 
 
@@ -119,9 +122,9 @@ def unfinished(path: Path) -> StoreError:
     )
 
 
-def damaged_marker(path: Path) -> StoreError:
+def damaged_marker(path: Path, problem: str = "") -> StoreError:
     return StoreError(
-        "the description of the store is damaged",
+        "the description of the store is damaged" + (f": {problem}" if problem else ""),
         where=path / MARKER,
         hint="take the store from a copy, or convert again with --overwrite",
     )

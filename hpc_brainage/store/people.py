@@ -22,6 +22,7 @@ from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS
 from hpc_brainage.store.schema import EXTRA_PREFIX
 
 _LARGEST_EXACT = 2**53
+_LONGEST_NAME = 200  # of an array's folder; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def columns_of(scans: pd.DataFrame) -> list[Column]:
         name = str(name)
         array = name
         if name not in SCAN_COLUMNS:
-            array = base = EXTRA_PREFIX + modality_name(name)
+            array = base = _array_name(name)
             count = 1
             while array in taken:
                 count += 1
@@ -65,13 +66,22 @@ def hash_of_table(columns: Iterable[Column]) -> str:
     return sha256_of([[column.name, column.is_text, json_cells(column.values)] for column in columns])
 
 
-def identities(scans: pd.DataFrame) -> list[tuple[str, str, str]]:
+def scan_identities(scans: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Participant, session and run of each scan, in the order of the table."""
     return list(scans[list(IDENTITY)].itertuples(index=False, name=None))
 
 
 def json_cells(values: np.ndarray) -> list[Any]:
     """The values of a column as JSON has them; NaN becomes null."""
     return [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in values.tolist()]
+
+
+def _array_name(column: str) -> str:
+    """A plain spelling of a further column; one that is too long for a folder ends in its hash."""
+    name = EXTRA_PREFIX + modality_name(column)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 13]}_{sha256_of(column)[:12]}"
 
 
 def _series(column: Column) -> pd.Series:

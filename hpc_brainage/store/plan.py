@@ -2,7 +2,8 @@
 
 The plan is made once, from the cohort alone, and frozen beside the work. Whoever comes later, to go on
 after a kill or to convert one part in a job of its own, makes the plan again and compares the hash: a
-different cohort, selection or format can never be mixed into a store that was begun with another.
+different table of scans, selection, set of files or format is never mixed into a store that was begun
+with another. What the files of single scans hold is not part of the plan (see `Plan`).
 """
 
 from __future__ import annotations
@@ -16,29 +17,45 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_brainage.errors import StoreError
+from hpc_brainage.errors import StoreError, UsageError
 from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import Modality
 from hpc_brainage.provenance import software
 from hpc_brainage.store.people import columns_of, hash_of_table
-from hpc_brainage.store.schema import FORMAT, FORMAT_VERSION, Layout, check_names, cut, lay_out
+from hpc_brainage.store.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    MOST_SCANS,
+    Layout,
+    check_names,
+    cut,
+    lay_out,
+)
+
+_PLAIN = ("name", "n_scans", "scans_sha256", "part_scans", "recipe", "account", "software")
 
 
 @dataclass(frozen=True)
 class PlannedModality:
     """A modality, how its scans are laid on disk, and which scans the source has it for.
 
-    `present_sha256` is the hash of the source's presence mask, one byte per scan.
+    `present_sha256` is the hash of the source's presence mask, one byte per scan; `fingerprint` is the
+    source's own, of the files that it will load ("" if it gives none).
     """
 
     modality: Modality
     layout: Layout
     present_sha256: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the bytes of a store, except the measurements themselves.
+    """Everything that decides the bytes of a store, except the measurements in files of single scans.
+
+    Tables are in the recipe by hash. A file of one scan is known by its name and size only, and only
+    where its reader gives a fingerprint: one that is replaced by another of the same size, or whose
+    reader gives none, leaves the plan as it was.
 
     Parameters
     ----------
@@ -66,18 +83,21 @@ class Plan:
         cls,
         name: str,
         scans: pd.DataFrame,
-        sources: Sequence[tuple[Modality, np.ndarray]],
+        sources: Sequence[tuple[Modality, np.ndarray, str]],
         *,
         recipe: Mapping[str, Any],
         account: Mapping[str, Any],
     ) -> Plan:
-        """Plan a store of `scans` with modalities and their presence masks of shape (scans,).
+        """Plan a store of `scans` with modalities, their presence masks (scans,) and fingerprints.
 
         Raises
         ------
-        StoreError : there is no modality, one is empty, or two need the same array name.
+        StoreError : there is no modality, one is empty or larger than a store can hold, two need the
+            same array name, or there are too many scans.
         """
-        modalities = [modality for modality, _ in sources]
+        if len(scans) > MOST_SCANS:
+            raise StoreError(f"{len(scans)} scans in one store", expected=f"at most {MOST_SCANS}")
+        modalities = [modality for modality, _, _ in sources]
         check_names(modalities)
         part_scans, layouts = lay_out(modalities)
         return cls(
@@ -89,8 +109,9 @@ class Plan:
                     modality,
                     layouts[modality.key],
                     hashlib.sha256(np.asarray(present, dtype=bool).tobytes()).hexdigest(),
+                    fingerprint,
                 )
-                for modality, present in sources
+                for modality, present, fingerprint in sources
             ),
             part_scans=part_scans,
             recipe=json.loads(json.dumps(recipe)),
@@ -123,6 +144,7 @@ class Plan:
                     "chunk_scans": planned.layout.chunk_scans,
                     "shard_scans": planned.layout.shard_scans,
                     "present_sha256": planned.present_sha256,
+                    "fingerprint": planned.fingerprint,
                 }
                 for planned in self.modalities
             ],
@@ -138,35 +160,31 @@ class Plan:
 
         Raises
         ------
-        StoreError : it was frozen by another format version.
+        StoreError : it was frozen by another format version, or is damaged.
         """
-        if record.get("format_version") != FORMAT_VERSION:
-            raise StoreError(
-                "a conversion was begun here by another version of this program",
-                hint="--overwrite starts it again",
+        try:
+            if record["format_version"] != FORMAT_VERSION:
+                raise StoreError(
+                    "a conversion was begun here by another version of this program",
+                    hint="--overwrite starts it again",
+                )
+            return cls(
+                modalities=tuple(
+                    PlannedModality(
+                        Modality.from_record(entry),
+                        Layout(entry["chunk_scans"], entry["shard_scans"]),
+                        entry["present_sha256"],
+                        entry["fingerprint"],
+                    )
+                    for entry in record["modalities"]
+                ),
+                **{field: record[field] for field in _PLAIN},
             )
-        return cls(
-            modalities=tuple(
-                PlannedModality(
-                    Modality.from_record(entry),
-                    Layout(entry["chunk_scans"], entry["shard_scans"]),
-                    entry["present_sha256"],
-                )
-                for entry in record["modalities"]
-            ),
-            **{
-                field: record[field]
-                for field in (
-                    "name",
-                    "n_scans",
-                    "scans_sha256",
-                    "part_scans",
-                    "recipe",
-                    "account",
-                    "software",
-                )
-            },
-        )
+        except (KeyError, TypeError, UsageError):
+            raise StoreError(
+                "the plan of the conversion that was begun here is damaged",
+                hint="--overwrite starts it again",
+            ) from None
 
     def differences(self, other: Plan) -> list[str]:
         """In which respects two plans differ, in words."""
@@ -174,7 +192,7 @@ class Plan:
             "name": "the name of the cohort",
             "n_scans": "the number of scans",
             "scans_sha256": "the table of scans",
-            "modalities": "the modalities or which scans have them",
+            "modalities": "the modalities, which scans have them, or the files that these are in",
             "part_scans": "the size of a part",
             "recipe": "the input files or options",
             "account": "the account of the sources",

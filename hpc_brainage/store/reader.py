@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from hpc_brainage.errors import StoreError, nearest
+from hpc_brainage.errors import StoreError, UsageError, nearest
 from hpc_brainage.modality import Modality
 from hpc_brainage.scans import scan_names
 from hpc_brainage.store.marker import damaged_marker, read_marker
@@ -90,7 +90,11 @@ class Store:
                 axis = f"{described['array']}_{'feature' if record['kind'] == 'features' else 'channel'}"
                 record["features"] = self.small_array(axis).tolist()
                 record["units"] = self.small_array(f"{described['array']}_unit").tolist()
-            modalities[key] = Modality.from_record(record)
+            try:
+                modalities[key] = Modality.from_record(record)
+            except (KeyError, TypeError, UsageError) as problem:
+                reason = problem.what if isinstance(problem, UsageError) else "an entry is missing"
+                raise damaged_marker(self.path, f"{key}: {reason}") from None
         return modalities
 
     @cached_property
@@ -139,13 +143,11 @@ class Store:
 
         Raises
         ------
-        StoreError : a row has no such image (an image has no value that could stand for absent), or
-            what is on disk is damaged.
+        StoreError : there is no such modality; the rows are not numbers of scans; a row has no such
+            image (an image has no value that could stand for absent); or what is on disk is damaged.
         """
         modality, length = self._modality(key), self.layout(key).chunk_scans
-        wanted = np.arange(self.n_scans) if rows is None else np.asarray(rows, dtype=np.int64)
-        assert wanted.ndim == 1, "rows are a list of numbers"
-        assert ((wanted >= 0) & (wanted < self.n_scans)).all(), f"rows go from 0 to {self.n_scans - 1}"
+        wanted = np.arange(self.n_scans) if rows is None else self._row_numbers(rows)
         present = self.present(key)[wanted]
         if modality.kind != "features" and not present.all():
             lacking = self.scans.iloc[wanted[~present]]
@@ -179,19 +181,26 @@ class Store:
         StoreError : the chunk is missing or damaged.
         """
         per_shard = self.layout(key).chunks_per_shard
-        shard = chunk // per_shard
-        file = self._shards.get((key, shard))
         try:
-            if file is None:
-                file = ShardFile(self.path / shard_key(self._modality(key), shard), per_shard)
-                self._shards[key, shard] = file
-            file.read_into(chunk % per_shard, out)
+            self._shard(key, chunk // per_shard).read_into(chunk % per_shard, out)
         except StoreError as problem:
             raise StoreError(
                 f"{key} is damaged: {problem.what}",
                 where=problem.where,
                 hint=f"`brainage verify {self.path}` lists every scan that is affected",
             ) from None
+
+    def has_chunk(self, key: str, chunk: int) -> bool:
+        """Whether chunk number `chunk` of a modality is on disk; one without any scan should not be.
+
+        Raises
+        ------
+        StoreError : the shard that would hold it is damaged.
+        """
+        per_shard = self.layout(key).chunks_per_shard
+        if not (self.path / shard_key(self._modality(key), chunk // per_shard)).exists():
+            return False
+        return self._shard(key, chunk // per_shard).has(chunk % per_shard)
 
     def small_array(self, name: str) -> np.ndarray:
         """One of the arrays that are not measurements, whole; text is an array of `str` objects.
@@ -214,6 +223,24 @@ class Store:
             raise StoreError(f"a file of the store is damaged ({problem})", where=chunk) from None
         return values if values.dtype.kind in "bif" else values.astype(object)
 
+    def _row_numbers(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        numbers = np.asarray(rows)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise StoreError(
+                f"rows of a store are wanted as {numbers.dtype} of shape {numbers.shape}",
+                where=self.path,
+                expected="a list of whole numbers",
+                hint="np.flatnonzero makes row numbers of a mask",
+            )
+        strange = numbers[(numbers < 0) | (numbers >= self.n_scans)]
+        if len(strange):
+            raise StoreError(
+                f"the store has no row {strange[0]}",
+                where=self.path,
+                expected=f"rows from 0 to {self.n_scans - 1}",
+            )
+        return numbers.astype(np.int64)
+
     def shard_numbers(self, key: str) -> Iterator[int]:
         """Numbers of the shards that hold at least one scan; only these have a file."""
         length = self.layout(key).shard_scans
@@ -227,6 +254,13 @@ class Store:
             return zarr.open_group(str(self.path), mode="r", zarr_format=3, use_consolidated=True)
         except Exception:  # whatever zarr makes of metadata that is not what was written
             raise damaged_marker(self.path) from None
+
+    def _shard(self, key: str, shard: int) -> ShardFile:
+        file = self._shards.get((key, shard))
+        if file is None:
+            path = self.path / shard_key(self._modality(key), shard)
+            file = self._shards[key, shard] = ShardFile(path, self.layout(key).chunks_per_shard)
+        return file
 
     def _modality(self, key: str) -> Modality:
         if key not in self.modalities:

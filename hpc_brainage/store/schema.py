@@ -33,6 +33,8 @@ FEATURE_SHARD_BYTES = 16 * _MIB
 IMAGE_SHARD_BYTES = 128 * _MIB
 PART_BYTES = 4096 * _MIB
 LONGEST_SHARD = 4096
+LARGEST_CHUNK_BYTES = 2**31 - 1 - 16  # Blosc compresses no more at once
+MOST_SCANS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def _wanted_layout(modality: Modality) -> Layout:
     size = bytes_per_scan(modality)
     if size == 0:
         raise StoreError(f"an empty modality of shape {modality.shape}", where=modality.key)
+    if size > LARGEST_CHUNK_BYTES:
+        raise StoreError(f"a scan of shape {modality.shape} is larger than 2 GiB", where=modality.key)
     if modality.kind == "features":
         chunk = _power_of_two(FEATURE_CHUNK_BYTES // size)
         return Layout(chunk, max(chunk, _power_of_two(FEATURE_SHARD_BYTES // size)))

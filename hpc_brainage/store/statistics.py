@@ -63,10 +63,12 @@ class Statistics:
         values = image.reshape(-1).astype(np.float64)
         mean = values.mean()
         values -= mean
+        # Not a dot product: the order in which BLAS adds depends on how many threads it may use.
+        np.square(values, out=values)
         return cls(
             np.array(values.size, np.int64),
             np.array(mean),
-            np.array(values @ values),
+            np.array(values.sum()),
             np.array(image.min(), np.float64),
             np.array(image.max(), np.float64),
         )

@@ -12,6 +12,7 @@ from hpc_brainage.errors import StoreError
 from hpc_brainage.files import read_json
 from hpc_brainage.modality import Modality
 from hpc_brainage.scans import IDENTITY, scan_names
+from hpc_brainage.store.array_metadata import expected_metadata, fields_of
 from hpc_brainage.store.finish import content_hash
 from hpc_brainage.store.marker import MARKER
 from hpc_brainage.store.reader import Store
@@ -21,6 +22,7 @@ from hpc_brainage.store.statistics import Statistics
 from hpc_brainage.store.writer import checksum, statistics_of
 
 Progress = Callable[[int, int], None]
+_ABSENT_VALUES = "there are values, though the scan is marked absent"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Damage:
 def verify(path: Path | str, progress: Progress | None = None) -> list[Damage]:
     """Read a whole store and list what is wrong with it; an empty list is the proof.
 
-    Compared are the checksum of every scan, presence against data, shapes, identities, the statistics
-    computed anew, the hash over the content, and the files on disk against those that belong there.
+    Compared are the checksum of every scan, presence against data, identities, the statistics computed
+    anew, the hash over the content (refusals too), the metadata of every array against what the format
+    says that it must be, and the files on disk against those that belong there.
 
     Parameters
     ----------
@@ -72,6 +75,7 @@ def verify(path: Path | str, progress: Progress | None = None) -> list[Damage]:
             report(before + rows, total)
 
         damage += _as_far_as_possible(modality.key, _modality(store, modality, names, read))
+    damage += _as_far_as_possible("metadata", _as_the_schema_has_them(store))
     damage += _as_far_as_possible("files", _orphans(store))
     damage += _as_far_as_possible("content", _content(store))
     return damage
@@ -100,6 +104,17 @@ def _metadata(store: Store) -> Iterator[Damage]:
             yield _damage_of(name, problem)
 
 
+def _as_the_schema_has_them(store: Store) -> Iterator[Damage]:
+    """The metadata of every array, against the store's description of itself."""
+    described = store.metadata["consolidated_metadata"]["metadata"]
+    for name, expected in expected_metadata(store).items():
+        if name in described:
+            found = fields_of(described[name])
+            for field, value in expected.items():
+                if found[field] != value:
+                    yield Damage(name, f"its {field} is {found[field]}, and should be {value}")
+
+
 def _identities(store: Store, names: Sequence[str]) -> Iterator[Damage]:
     if len(names) != store.n_scans:
         yield Damage("participant_id", f"{len(names)} scans, where the store says {store.n_scans}")
@@ -113,10 +128,6 @@ def _modality(
     store: Store, modality: Modality, names: Sequence[str], read: Callable[[int], None]
 ) -> Iterator[Damage]:
     key, layout = modality.key, store.layout(modality.key)
-    metadata = store.metadata["consolidated_metadata"]["metadata"].get(modality.array_name, {})
-    if metadata.get("shape") != [store.n_scans, *modality.shape]:
-        yield Damage(key, f"the array is of shape {metadata.get('shape')}")
-        return
     present, expected = store.present(key), store.sha256(key)
     if not np.array_equal(present, expected != ""):
         yield Damage(key, "presence and checksums do not agree", _named(names, present != (expected != "")))
@@ -141,6 +152,8 @@ def _modality(
                 for row in rows:
                     yield from _scan(modality, block[row - rows.start], expected[row], names[row])
                 statistics = statistics.merge(statistics_of(modality, block, np.flatnonzero(here)))
+        elif _holds(store, key, number):
+            yield Damage(key, _ABSENT_VALUES, tuple(names[rows.start : rows.stop]))
         read(rows.stop)
     if whole:
         yield from _statistics(key, statistics, store.statistics(key))
@@ -151,7 +164,15 @@ def _scan(modality: Modality, values: np.ndarray, expected: str, name: str) -> I
         if checksum(values) != expected:
             yield Damage(modality.key, "the values do not have the checksum they had", (name,))
     elif not np.array_equal(values, np.full_like(values, fill_value(modality)), equal_nan=True):
-        yield Damage(modality.key, "there are values, though the scan is marked absent", (name,))
+        yield Damage(modality.key, _ABSENT_VALUES, (name,))
+
+
+def _holds(store: Store, key: str, chunk: int) -> bool:
+    """Whether a chunk is there; in a shard that is damaged, the chunks that are wanted tell of it."""
+    try:
+        return store.has_chunk(key, chunk)
+    except StoreError:
+        return False
 
 
 def _statistics(key: str, found: Statistics, stored: Statistics) -> Iterator[Damage]:
@@ -190,9 +211,12 @@ def _orphans(store: Store) -> Iterator[Damage]:
 
 def _content(store: Store) -> Iterator[Damage]:
     checksums = {key: store.sha256(key).tolist() for key in store.modalities}
-    found = content_hash(store.columns, list(store.modalities.values()), checksums)
+    refused = {key: store.refused(key).tolist() for key in store.modalities}
+    found = content_hash(store.columns, list(store.modalities.values()), checksums, refused)
     if found != store.content_sha256:
-        yield Damage("content", "people, names and checksums are not those that the store was made with")
+        yield Damage(
+            "content", "people, names, checksums and refusals are not those that the store was made with"
+        )
 
 
 def _named(names: Sequence[str], mask: np.ndarray) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from itertools import combinations
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from hpc_brainage.cohorts.tables import column_names
         ("lh_insula_GrayVol", "mm3"),
         ("lh_insula_SurfArea", "mm2"),
         ("lh_insula_ThickAvg", "mm"),
-        ("lh_insula_ThickStd", ""),
+        ("lh_insula_ThickStd", "mm"),
         ("lh_insula_MeanCurv", ""),
         ("L_bankssts_thickavg", "mm"),
         ("Left-Accumbens-area", "mm3"),
@@ -73,6 +74,13 @@ def test_structures_that_a_healthy_brain_may_lack_may_be_zero(name: str) -> None
     assert zero_is_missing("Left-Hippocampus")
 
 
+def test_a_stated_unit_says_more_than_a_name() -> None:
+    assert zero_is_missing("wm-lh-insula", "mm3")
+    assert not zero_is_missing("wm-lh-insula")
+    assert not zero_is_missing("lh_insula_thicknessstd")
+    assert not zero_is_missing("lHip_WM_Vol", "cm3")
+
+
 LABELS = st.lists(
     st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,5}", fullmatch=True), min_size=4, max_size=9, unique=True
 )
@@ -116,3 +124,11 @@ def test_in_real_tables_exactly_the_brain_is_recognised(
 def test_no_participants_table_of_the_samples_holds_a_brain(real_data: Path) -> None:
     for path in (real_data / "format_samples" / "participants").rglob("*.tsv"):
         assert brain_columns(column_names(path)) == set(), path.name
+
+
+def test_the_edges_of_400_regions_are_recognised_at_once() -> None:
+    names = [f"r{a}_r{b}" for a, b in combinations(range(400), 2)]
+    started = time.perf_counter()
+    assert connectome_columns([*names, "mean_FD"]) == set(names)
+    assert time.perf_counter() - started < 5
+    assert connectome_columns(names[1:]) == set()

@@ -122,15 +122,27 @@ def test_a_region_of_exactly_zero_is_missing_but_what_may_be_empty_is_not() -> N
     assert "Left-Hippocampus (1)" in note
 
 
+def test_zero_means_missing_whoever_else_is_in_the_table() -> None:
+    everyone = cohort(
+        lh_x_thickness=[0.0] * 4, lh_y_thickness=[2.0, 2.1, 2.2, 0.0], **{"Left-vessel": [0] * 4}
+    )
+    np.testing.assert_array_equal(np.isnan(loaded(everyone)[:, 0]), True)
+    assert noted(everyone, "0 for everyone").endswith("1 columns are 0 for everyone: lh_x_thickness")
+    np.testing.assert_array_equal(loaded(everyone)[:, 2], 0)
+    frame = pd.DataFrame({"id": ["a"], "lh_x_thickness": [0.0], "lh_y_thickness": [2.0]})
+    alone = features_from_table(frame, ColumnMap(), source="one.csv", role="smri", name="fs")
+    np.testing.assert_array_equal(loaded(alone), [[np.nan, 2]])
+
+
 def test_columns_that_say_nothing_are_reported_and_kept() -> None:
     found = cohort(
         lh_x_thickness=[2.0, 2.1, 2.2, 2.3],
         lh_y_thickness=[2.0, np.nan, np.nan, np.nan],
-        **{"Left-WM-hypointensities": [0, 0, 0, 0], "lh_z_area": [0, 0, 0, 0]},
+        **{"Left-WM-hypointensities": [0, 0, 0, 0], "lh_z_curv": [0.5, 0.5, 0.5, 0.5]},
     )
     assert len(found.sources["smri/fs"].modality.features) == 4
     assert "Left-WM-hypointensities" in noted(found, "the same for everyone")
-    assert "lh_z_area" in noted(found, "the same for everyone")
+    assert "lh_z_curv" in noted(found, "the same for everyone")
     assert "lh_y_thickness" in noted(found, "missing in most scans")
 
 

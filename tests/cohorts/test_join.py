@@ -49,7 +49,7 @@ def test_values_follow_their_person_and_every_scan_is_counted(main: list[int], s
     counted = joined.account.sources[-1]
     assert counted.matched + counted.without == len(main)
     assert counted.matched + len(counted.only_here) == counted.rows == len(side)
-    assert set(counted.only_here) == {f"sub-p{i}" for i in set(side) - set(main)}
+    assert set(counted.only_here) == {(f"p{i}", "", "") for i in set(side) - set(main)}
     for row, person in enumerate(main):
         assert joined.sources["smri/fs"].present[row] == (person in side)
         if person in side:
@@ -61,7 +61,7 @@ def test_sessions_are_compared_where_both_sides_have_them() -> None:
     side = table("s", ["a", "a", "b"], session=["2", "1", "9"], roi_x=[12.0, 11.0, 29.0])
     joined = join(main, side)
     np.testing.assert_array_equal(values(joined), [[11], [12], [np.nan]])
-    assert joined.account.sources[-1].only_here == ("sub-b_ses-9",)
+    assert joined.account.sources[-1].only_here == (("b", "9", ""),)
 
 
 def test_a_side_without_sessions_is_ambiguous_for_people_with_several() -> None:
@@ -124,6 +124,39 @@ def test_people_without_any_measurement_are_left_out_and_listed() -> None:
     measured = without_the_unmeasured(joined)
     assert measured.scans["participant_id"].tolist() == ["b"]
     first, second = measured.account.sources
-    assert (first.rows, first.matched, first.only_here) == (3, 1, ("sub-a", "sub-c"))
+    assert (first.rows, first.matched, first.only_here) == (3, 1, ())
+    assert first.unmeasured == (("a", "", ""), ("c", "", ""))
     assert (second.matched, second.without) == (1, 2)
     assert measured.sources["smri/fs"].load(0) == 2
+
+
+def batch(source: str, ids: list[str], shift: float = 0.0) -> Cohort:
+    """Ten regions of each person; `shift` makes a second scan of the same people."""
+    order = np.array([int(person[1:]) for person in ids])
+    return table(source, ids, **{f"roi_{i}": 100.0 * i + order + shift for i in range(10)})
+
+
+def test_somebody_in_two_batches_keeps_the_first_scan_and_no_column_is_split() -> None:
+    everyone = [f"p{i}" for i in range(10)]
+    one, two = batch("site1.csv", everyone[:6]), batch("site2.csv", everyone[5:], shift=0.5)
+    joined = join(join(table("people", everyone), one), two)
+    assert joined.sources["smri/fs"].modality.features == tuple(f"roi_{i}" for i in range(10))
+    assert joined.sources["smri/fs"].present.all()
+    expected = np.array([[100 * i + p + 0.5 * (p > 5) for i in range(10)] for p in range(10)], np.float32)
+    np.testing.assert_array_equal(values(joined), expected)
+    (refusal,) = joined.account.refusals
+    assert (refusal.participant_id, refusal.source) == ("p5", "site2.csv")
+    assert "roi_0 is 5 there and 5.5 here and 9 more features" in refusal.reason
+    assert (joined.account.sources[-1].rows, joined.account.sources[-1].matched) == (5, 4)
+
+
+def test_a_few_people_who_differ_are_refused_and_most_make_another_column() -> None:
+    people = [f"p{i}" for i in range(8)]
+    one, two = batch("one.tsv", people), batch("two.tsv", people)
+    moved = table("two.tsv", people, roi_0=[0, 1, 2, 3, 4, 5, 6, 70.0], roi_1=[-1.0] * 8)
+    assert values(join(join(table("m", people), one), two)).shape == (8, 10)
+    joined = join(join(table("m", people), one), moved)
+    assert joined.sources["smri/fs"].modality.features[-1] == "roi_1_two"
+    assert [refusal.participant_id for refusal in joined.account.refusals] == ["p7"]
+    np.testing.assert_array_equal(values(joined)[:, -1], [-1] * 7 + [np.nan])
+    assert values(joined)[7, 0] == 7

@@ -167,3 +167,29 @@ def test_numbers_beyond_float32_are_refused_in_an_image(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanRefused, match="missing"):
         load_npy(tmp_path / "scan.npy", SHAPE)
+
+
+def test_no_more_is_unpacked_than_the_header_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = io.BytesIO()
+    np.save(content, image())
+    path = tmp_path / "bomb.npy.gz"
+    path.write_bytes(gzip.compress(content.getvalue() + bytes(50_000_000)))
+    asked: list[int] = []
+    real = gzip.GzipFile.read
+
+    def watched(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+        asked.append(-1 if size is None else size)
+        return real(self, size)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", watched)
+    np.testing.assert_array_equal(load_npy(path, SHAPE), image())
+    assert 0 <= min(asked) <= max(asked) <= len(content.getvalue()) + 1
+
+
+def test_a_refusal_for_an_unreadable_file_does_not_hold_its_path(tmp_path: Path) -> None:
+    (tmp_path / "private.npy").mkdir()
+    with pytest.raises(ScanRefused) as refusal:
+        read_npy(tmp_path / "private.npy")
+    assert refusal.value.what == "the file cannot be read (Is a directory)"

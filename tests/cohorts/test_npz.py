@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import zipfile
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,52 @@ def test_the_abide_connectomes(real_data: Path) -> None:
     assert int(np.isnan(found.values).any(axis=1).sum()) == 175
     with np.load(path) as raw:
         np.testing.assert_array_equal(found.values, raw["fc_z"].astype(np.float32))
+
+
+def test_an_array_that_claims_more_than_the_archive_holds_is_named(tmp_path: Path) -> None:
+    small, header = io.BytesIO(), io.BytesIO()
+    np.save(small, DATA)
+    claim = {"descr": "<f2", "fortran_order": False, "shape": (10**6, 10**6)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    path = tmp_path / "fc.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fc.npy", header.getvalue() + small.getvalue()[-36:])
+    with pytest.raises(CohortError, match=r"the array fc has \d+ bytes and should have 2000000000128"):
+        read_npz(path, ColumnMap())
+
+
+def test_arrays_that_are_not_needed_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, z=DATA, file_id=IDS, edge=np.array(list("uvwxyz")), volume=np.zeros((3, 4, 4, 4)))
+    read: list[tuple[int, ...]] = []
+    real = np.lib.format.read_array
+
+    def watched(*args: Any, **kwargs: Any) -> np.ndarray:
+        array = real(*args, **kwargs)
+        read.append(array.shape)
+        return array
+
+    monkeypatch.setattr("numpy.lib._npyio_impl.format.read_array", watched)
+    read_npz(path, ColumnMap())
+    assert sorted(read) == [(3,), (3, 6), (6,)]
+
+
+def test_bytes_are_utf_8_and_other_bytes_are_an_error(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "latin-1"):
+        names = np.array([f"hörer{i}".encode(encoding) for i in range(6)])
+        path = save(tmp_path, z=DATA, file_id=IDS, edge=names)
+        if encoding == "utf-8":
+            assert read_npz(path, ColumnMap()).names[0] == "hörer0"
+        else:
+            with pytest.raises(CohortError, match="the text in edge is not UTF-8"):
+                read_npz(path, ColumnMap())
+
+
+def test_an_array_too_large_for_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, z=DATA, file_id=IDS, edge=np.array(list("uvwxyz")))
+
+    def full(*_args: Any, **_kwargs: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", full)
+    with pytest.raises(CohortError, match="does not fit into memory"):
+        read_npz(path, ColumnMap())

@@ -14,6 +14,7 @@ import pytest
 from battery import check_cohort
 from openbhb_trees import IDS
 
+from hpc_brainage.cohorts.feature_names import zero_is_missing
 from hpc_brainage.cohorts.openbhb import is_openbhb, read_openbhb
 from hpc_brainage.cohorts.openbhb_names import (
     ARRAYS,
@@ -22,6 +23,8 @@ from hpc_brainage.cohorts.openbhb_names import (
     FREESURFER_CHANNELS,
     VBM_REGIONS,
     channel_unit,
+    roi_feature_names,
+    roi_feature_units,
 )
 from hpc_brainage.errors import CohortError, ScanRefused
 
@@ -115,7 +118,7 @@ def test_features_are_named_by_region_and_channel_in_channel_major_order(tree: P
     assert desikan.features[0] == "lh-bankssts_surface_area_mm^2"
     assert desikan.features[68] == "lh-bankssts_gray_matter_volume_mm^3"
     assert desikan.features[-1] == "rh-insula_intrinsic_curvature_index"
-    assert desikan.units[::68] == ("mm^2", "mm^3", "mm", "mm", "mm^-1", "mm^-2", "")
+    assert desikan.units[::68] == ("mm2", "mm3", "mm", "mm", "mm-1", "mm-2", "")
     values = sources["smri/desikan_roi"].load(0)
     assert values[68 * 2 + 5] == trees.values("desikan_roi", 0)[2, 5]
     vbm = sources["smri/vbm_roi"].modality
@@ -189,7 +192,7 @@ def test_people_without_files_stay_and_files_without_people_are_listed(tree: Pat
     desikan = next(s for s in cohort.account.sources if s.source == "smri/desikan_roi")
     assert desikan.rows == 3
     assert desikan.matched == 2
-    assert desikan.only_here == (f"sub-{IDS[2]}",)
+    assert desikan.only_here == ((IDS[2], "", ""),)
     assert desikan.without == 1
 
 
@@ -246,6 +249,14 @@ def test_zero_is_missing_in_roi_files_too(tmp_path: Path) -> None:
     values = read_openbhb(folder).sources["smri/desikan_roi"].load(0)
     assert np.isnan(values[4])
     assert values[3 * 68 + 4] == 0
+
+
+def test_the_rule_about_zeros_is_that_of_all_tables() -> None:
+    names = roi_feature_names(DESIKAN_REGIONS, FREESURFER_CHANNELS)
+    units = roi_feature_units(DESIKAN_REGIONS, FREESURFER_CHANNELS)
+    found = [zero_is_missing(*pair) for pair in zip(names, units, strict=True)]
+    assert found == [True] * (3 * 68) + [False] * (4 * 68)
+    assert not any(zero_is_missing(name, "") for name in VBM_REGIONS)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +420,20 @@ def test_a_folder_without_people_or_without_arrays_is_an_error(tmp_path: Path) -
         read_openbhb(tmp_path)
 
 
+def test_a_volume_that_is_replaced_by_a_longer_file_makes_another_fingerprint(tree: Path) -> None:
+    before = {key: source.fingerprint for key, source in read_openbhb(tree).sources.items()}
+    assert before["smri/desikan_roi"] == ""
+    file = trees.scan_folder(tree, 0) / f"sub-{IDS[0]}_preproc-{trees.FILES['cat12vbm']}.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-8])
+    truncated = {key: source.fingerprint for key, source in read_openbhb(tree).sources.items()}
+    assert truncated["smri/cat12vbm"] != before["smri/cat12vbm"] != ""
+    assert truncated["smri/quasiraw"] == before["smri/quasiraw"]
+    file.write_bytes(content)
+    moved = tree.rename(tree.with_name("moved"))
+    assert {key: source.fingerprint for key, source in read_openbhb(moved).sources.items()} == before
+
+
 def test_files_with_other_names_are_noted(tree: Path) -> None:
     np.save(trees.scan_folder(tree, 0) / f"sub-{IDS[0]}_preproc-fsl_T1w.npy", np.zeros(3))
     notes = read_openbhb(tree).account.notes
@@ -427,7 +452,7 @@ def test_linked_folders_are_followed_once(tree: Path, tmp_path: Path) -> None:
 
 
 def test_channels_end_in_their_unit() -> None:
-    assert [channel_unit(channel) for channel in FREESURFER_CHANNELS[:3]] == ["mm^2", "mm^3", "mm"]
+    assert [channel_unit(channel) for channel in FREESURFER_CHANNELS[:3]] == ["mm2", "mm3", "mm"]
     assert channel_unit("GM") == ""
     assert (len(VBM_REGIONS), len(DESIKAN_REGIONS), len(DESTRIEUX_REGIONS)) == (284, 68, 148)
 

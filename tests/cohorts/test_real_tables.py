@@ -109,8 +109,24 @@ def test_yeo_edges_are_recognised_as_a_connectome(real_data: Path) -> None:
     assert "mean_FD" in cohort.scans
 
 
-@pytest.mark.parametrize("name", ["unused-roi", "space-delim"])
-def test_a_transposed_segmentation_table_is_refused_with_a_word(real_data: Path, name: str) -> None:
-    tables = real_data / "format_samples" / "freesurfer_tables"
-    with pytest.raises(CohortError, match="lies on its side"):
-        open_cohort(tables / f"fs-roi-volumes-fixture-{name}.txt")
+@pytest.mark.parametrize(("name", "further"), [("unused-roi", {"stripMe"}), ("space-delim", set())])
+def test_a_transposed_segmentation_table_is_turned_with_a_word(
+    real_data: Path, name: str, further: set[str]
+) -> None:
+    path = real_data / "format_samples" / "freesurfer_tables" / f"fs-roi-volumes-fixture-{name}.txt"
+    cohort = check_cohort(lambda: open_cohort(path))
+    (source,) = cohort.sources.values()
+    assert cohort.scans["participant_id"].tolist() == ["M8710000_20121001"]
+    assert source.modality.shape == (63,)
+    values = dict(zip(source.modality.features, source.load(0).tolist(), strict=True))
+    assert (values["Left-Thalamus"], values["Left-Inf-Lat-Vent"]) == pytest.approx((7863.4, 304.7))
+    assert set(cohort.scans.columns[8:]) == {"lhSurfaceHoles", "rhSurfaceHoles", "SurfaceHoles"} | further
+    assert any("lies on its side" in note and "was turned" in note for note in cohort.account.notes)
+    assert any("5 columns get the newest of FreeSurfer's names" in note for note in cohort.account.notes)
+
+
+def test_a_transposed_table_that_lacks_a_value_is_refused_with_its_line(real_data: Path) -> None:
+    path = real_data / "format_samples" / "freesurfer_tables" / "fs-roi-volumes-fixture-invalid.txt"
+    with pytest.raises(CohortError, match="1 fields and the header has 2") as error:
+        open_cohort(path)
+    assert "line 2" in str(error.value)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openbhb_trees as trees
 import pandas as pd
 import pytest
 from battery import check_cohort
 
 from hpc_brainage.cohorts.cohort import Cohort
+from hpc_brainage.cohorts.columns import ColumnMap
 from hpc_brainage.cohorts.sources import AddedSource, cohort_name, modality_of, open_cohort, parse_added
 from hpc_brainage.errors import CohortError, UsageError
 
@@ -60,8 +62,8 @@ def test_people_tables_and_connectomes_become_one_cohort(study: Path) -> None:
     assert [(source.source, source.matched) for source in cohort.account.sources] == [
         ("participants.tsv", 5), ("smri_lh.tsv", 5), ("smri_rh.tsv", 5), ("fmri_fc.csv", 3),
     ]  # fmt: skip
-    assert cohort.account.sources[0].only_here == ("sub-06",)
-    assert cohort.account.sources[3].only_here == ("sub-99",)
+    assert cohort.account.sources[0].unmeasured == (("06", "", ""),)
+    assert cohort.account.sources[3].only_here == (("99", "", ""),)
     assert any("age are not used" in note for note in cohort.account.notes)
 
 
@@ -134,6 +136,89 @@ def test_ages_in_months_by_the_sidecar_are_converted_with_a_note(study: Path) ->
     assert any("months" in note for note in cohort.account.notes)
 
 
+def test_a_unit_that_is_said_comes_before_the_sidecar_and_weeks_are_refused(study: Path) -> None:
+    add = [parse_added(f"smri={study}/smri_lh.tsv")]
+    (study / "participants.json").write_text('{"age": {"Units": "months"}}')
+    said = open_cohort(study / "participants.tsv", columns=ColumnMap(age_unit="years"), add=add)
+    assert said.scans["age"][0] == 20
+    assert said.recipe["options"]["age_unit"] == "years"
+    (study / "participants.json").write_text('{"age": {"Units": "weeks"}}')
+    with pytest.raises(CohortError, match="'weeks'") as error:
+        open_cohort(study / "participants.tsv", add=add)
+    assert "--age-unit" in str(error.value)
+
+
+@pytest.mark.parametrize("first", ["Unnamed: 0", "", "index", "row", "age"])
+def test_row_numbers_are_never_the_identity_of_an_added_table(tmp_path: Path, first: str) -> None:
+    people = table(tmp_path, "people.csv", id=range(20), age=[20] * 20)
+    named = table(
+        tmp_path, "named.csv", **{first: range(20), "subject": range(19, -1, -1), "lh_x_area": range(1, 21)}
+    )
+    cohort = open_cohort(people, add=[AddedSource("smri", None, named)])
+    assert [cohort.sources["smri/named"].load(row)[0] for row in (0, 19)] == [20, 1]
+    assert any("'subject' says who was scanned" in note for note in cohort.account.notes)
+    others = table(
+        tmp_path,
+        "others.csv",
+        **{first: range(20), "subject": list("abcdefghijklmnopqrst"), "lh_x_area": [1] * 20},
+    )
+    with pytest.raises(CohortError, match="no scan of this source"):
+        open_cohort(people, add=[AddedSource("smri", None, others)])
+    nobody = table(tmp_path, "nobody.csv", **{first: range(20), "lh_x_area": range(1, 21)})
+    with pytest.raises(CohortError, match="who was scanned"):
+        open_cohort(people, add=[AddedSource("smri", None, nobody)])
+
+
+def test_of_two_usual_names_the_one_that_only_counts_the_rows_loses(tmp_path: Path) -> None:
+    people = table(tmp_path, "people.csv", id=["3", "1", "2"], age=[20, 30, 40])
+    side = table(tmp_path, "fs.csv", id=[1, 2, 3], subject=["1", "3", "9"], lh_x_area=[1.0, 3.0, 9.0])
+    cohort = open_cohort(people, add=[AddedSource("smri", None, side)])
+    assert cohort.scans["participant_id"].tolist() == ["3", "1"]
+    assert [cohort.sources["smri/fs"].load(row)[0] for row in (0, 1)] == [3, 1]
+
+
+def test_a_first_column_of_an_own_name_is_the_identity_if_it_meets_the_cohort(
+    tmp_path: Path,
+) -> None:
+    people = table(tmp_path, "people.csv", id=["x1", "x2"], age=[20, 30])
+    side = table(tmp_path, "fs.csv", Probandennummer=["x2", "x1"], lh_x_area=[2.0, 1.0])
+    cohort = open_cohort(people, add=[AddedSource("smri", None, side)])
+    assert cohort.sources["smri/fs"].load(0)[0] == 1
+    assert any("'Probandennummer' says who was scanned" in note for note in cohort.account.notes)
+
+
+def test_a_selection_means_the_same_as_in_the_store_and_refuses_only_whom_it_means(tmp_path: Path) -> None:
+    people = table(tmp_path, "people.csv", id=list("abcd"), age=[20] * 4, dx=["TC", "ASD", "TC", None],
+                   wave=["one", None, "two", "one"])  # fmt: skip
+    side = table(tmp_path, "fs.csv", id=list("abcd"), lh_x_area=["1", "bad", "3", "4"], lh_y_area=[1] * 4)
+    add = [AddedSource("smri", None, side)]
+    everyone = open_cohort(people, add=add)
+    assert everyone.scans["wave"].tolist() == ["one", "two", "one"]
+    assert [refusal.participant_id for refusal in everyone.account.refusals] == ["b"]
+    controls = open_cohort(people, add=add, where="dx == 'TC'")
+    assert controls.account.refusals == ()
+    assert any("1 refusals are of those" in note for note in controls.account.notes)
+    assert open_cohort(people, add=add, where="dx == ''").scans["participant_id"].tolist() == ["d"]
+    with pytest.raises(UsageError, match="has a measurement"):
+        open_cohort(people, add=add, where="wave == ''")
+
+
+def test_what_openbhb_would_not_hear_is_refused_by_its_flag(tmp_path: Path) -> None:
+    folder = trees.huggingface(tmp_path / "openbhb")
+    for said, flag in (
+        ({"columns": ColumnMap(age="age_years", age_unit="years")}, "--age, --age-unit"),
+        ({"columns": ColumnMap(id="participant_id")}, "--id"),
+        ({"role": "smri"}, "--role"),
+        ({"features": "lh*"}, "--features"),
+    ):
+        with pytest.raises(UsageError, match=f"{flag} would not be heard: OpenBHB"):
+            open_cohort(folder, **said)
+    ids = open_cohort(folder).scans["participant_id"]
+    side = table(tmp_path, "fc.csv", subject=ids, other=[1] * 3, **{"a--b": [0.1, 0.2, 0.3]})
+    joined = open_cohort(folder, columns=ColumnMap(id="subject"), add=[AddedSource("fmri", None, side)])
+    assert joined.sources["fmri/fc"].present.all()
+
+
 def test_a_table_without_ages_is_taken_and_says_what_that_means(tmp_path: Path) -> None:
     cohort = open_cohort(table(tmp_path, "t.csv", id=["a"], AgeMRI_W1=[30.0], lh_x_area=[1.0]))
     assert cohort.scans["age"].isna().all()
@@ -198,5 +283,9 @@ def test_names_come_from_files() -> None:
     assert modality_of(Path("x/fmri_fc_ho111_fisherz.npz")) == "fc_ho111_fisherz"
     assert modality_of(Path("x/tables/*.tsv")) == "tables"
     assert modality_of(Path("x/aparc_*.tsv")) == "aparc"
+    assert modality_of(Path("x/sub-*_T1w.nii.gz")) == "t1w"
+    assert modality_of(Path("subjects/*/mri/norm.mgz")) == "norm"
+    assert modality_of(Path("x/*/*.nii")) == "x"
+    assert cohort_name(Path("images/*_T1w.nii.gz")) == "images"
     assert cohort_name(Path("abide1/participants.csv")) == "abide1"
     assert cohort_name(Path("fcon1000.csv")) == "fcon1000"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import string
+import time
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +201,51 @@ def test_the_segmentation_table_that_lacks_values_is_refused(real_data: Path) ->
         read_table(
             real_data / "format_samples" / "freesurfer_tables" / "fs-roi-volumes-fixture-invalid.txt"
         )
+
+
+def test_codes_stay_text_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "id,code,long,volume,half,flag\na,007,1000000000000000001,12.50,0.5,0\nb,12,2,3,0,1\nc,,,,,\n"
+    )
+    frame = read_table(path)
+    assert frame["code"].tolist()[:2] == ["007", "12"]
+    assert frame["long"].tolist()[:2] == ["1000000000000000001", "2"]
+    assert frame[["code", "long"]].isna().iloc[2].all()
+    assert all(pd.api.types.is_numeric_dtype(frame[name]) for name in ("volume", "half", "flag"))
+
+
+def test_long_whole_numbers_of_parquet_lose_no_digit_beside_a_missing_cell(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    ids = pd.array([9007199254740993, None, 12], dtype="Int64")
+    pd.DataFrame({"id": ids, "scan": ids, "n": pd.array([1, None, 3], dtype="Int64")}).to_parquet(path)
+    frame = read_table(path, ["id"])
+    assert frame["id"].tolist()[::2] == ["9007199254740993", "12"]
+    assert frame["scan"].tolist()[::2] == ["9007199254740993", "12"]
+    assert frame["n"].tolist()[::2] == [1, 3]
+    assert frame.isna().iloc[1].all()
+
+
+def test_the_word_none_stays_where_words_are_expected(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,dx,n\na,None,None\nb,MDD,2\nc,,3\n")
+    frame = read_table(path, ["dx"])
+    assert frame["dx"].tolist()[:2] == ["None", "MDD"]
+    assert frame["dx"].isna().tolist() == [False, False, True]
+    assert frame["n"].isna().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("place", ["header", "row"])
+def test_a_stray_quote_in_a_long_table_is_named_at_once(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"s{i},{i}.5,2.5" for i in range(200_000)]
+    head = 'id,"x,y' if place == "header" else "id,x,y"
+    if place == "row":
+        rows[3] = 's3,"3.5,2.5'
+    path.write_text("\n".join([head, *rows]))
+    started = time.perf_counter()
+    with pytest.raises(CohortError, match="cannot be told apart") as error:
+        read_table(path)
+    assert time.perf_counter() - started < 5
+    assert f"line {1 if place == 'header' else 5}" in str(error.value)
+    assert "quote" in str(error.value)

@@ -360,7 +360,8 @@ def test_tangent_leaves_out_rois_that_are_often_dead_and_refuses_scans_where_oth
     assert "ROI 11 has no signal" in refusal.reason
     names = [name.partition(":")[2] for name in cohort.sources["fmri/fc"].modality.features]
     assert names == ["10--11", "10--2001", "11--2001"]
-    assert "more than 10% of the scans are left out: 3455" in cohort.account.notes[0]
+    assert "WARNING: the reference of the tangent space is fitted on all 11" in cohort.account.notes[0]
+    assert "more than 10% of the scans are left out: 3455" in cohort.account.notes[1]
 
 
 def test_tangent_of_one_scan_is_an_error(folder: Path) -> None:
@@ -430,3 +431,43 @@ def test_a_csv_of_named_rois_is_one_scan(real_data: Path) -> None:
 def test_other_real_folders_are_not_taken_for_time_series(real_data: Path) -> None:
     for name in ("abide1", "aomic_piop2_smri", "fcon1000_smri", "ixi_smri", "format_samples/fmriprep"):
         assert not is_timeseries(real_data / name), name
+
+
+def test_an_array_without_volumes_is_refused_before_its_rois_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.empty((0, 10**9), np.float32))
+    with pytest.raises(ScanRefused, match="no volumes"):
+        read_series(tmp_path / "a.npy")
+
+
+def test_a_refusal_for_an_unreadable_series_does_not_hold_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a.1D").mkdir()
+    with pytest.raises(ScanRefused) as refusal:
+        read_series(tmp_path / "a.1D")
+    assert refusal.value.what == "the file cannot be read to its end (Is a directory)"
+
+
+def test_a_roi_without_any_value_is_dead_and_one_with_gaps_is_refused(tmp_path: Path) -> None:
+    for person in range(3):
+        write(tmp_path / "series" / f"p{person}.1D", series(person))
+    path = tmp_path / "series" / "p1.1D"
+    lines = path.read_text().splitlines()
+    dead = [
+        lines[0],
+        *("\t".join([line.split("\t")[0], "n/a", *line.split("\t")[2:]]) for line in lines[1:]),
+    ]
+    path.write_text("\n".join(dead))
+    cohort = read_timeseries(tmp_path / "series")
+    assert len(cohort) == 3
+    assert np.isnan(cohort.sources["fmri/fc"].load(1)).sum() == 3
+    path.write_text("\n".join([*dead[:-1], lines[-1]]))
+    assert [
+        refusal.participant_id for refusal in read_timeseries(tmp_path / "series").account.refusals
+    ] == ["p1"]
+
+
+def test_a_file_name_that_is_no_text_is_refused_with_a_word(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.1D", series(i)) for i, name in enumerate(("a", "b\udcff"))]
+    with pytest.raises(CohortError, match="characters that are no text") as error:
+        read_timeseries(files)
+    assert "b\\udcff" in str(error.value)
+    str(error.value).encode()

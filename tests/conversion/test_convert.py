@@ -249,7 +249,11 @@ def test_the_plan_of_a_cohort_is_the_same_whenever_it_is_made() -> None:
 def test_the_account_names_every_scan_of_every_source(tmp_path: Path) -> None:
     cohort, _ = mixed_cohort()
     account = Account(
-        sources=(JoinedSource("side.csv", rows=30, matched=20, only_here=("sub-9_ses-2", "=odd")),),
+        sources=(
+            JoinedSource(
+                "side.csv", 30, 20, only_here=(("9_ses-2", "2", ""),), unmeasured=(("=o\udcff", "", ""),)
+            ),
+        ),
         refusals=(Refusal("=cmd()", "1", "", "people.csv", "-3 years\tis no age"),),
         notes=("a note",),
     )
@@ -268,13 +272,15 @@ def test_the_account_names_every_scan_of_every_source(tmp_path: Path) -> None:
         "status": "refused",
         "reason": "'-3 years is no age",
     }
-    assert [(line["participant_id"], line["session_id"]) for line in lines[22:]] == [
-        ("9", "2"),
-        ("'=odd", ""),
+    assert [(line["participant_id"], line["session_id"], line["status"]) for line in lines[22:]] == [
+        ("9_ses-2", "2", "unmatched"),
+        ("'=o\\udcff", "", "unmeasured"),
     ]
     kept = Store.open(report.store_path).attributes
     assert kept["account"] == {
-        "sources": [{"source": "side.csv", "rows": 30, "matched": 20, "only_here": 2, "without": 0}],
+        "sources": [
+            {"source": "side.csv", "rows": 30, "matched": 20, "only_here": 1, "without": 0, "unmeasured": 1}
+        ],
         "refused": 1,
         "notes": ["a note"],
         "refused_on_loading": 0,

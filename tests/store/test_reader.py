@@ -5,6 +5,7 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from conversion.synthetic import mixed_cohort, small_shards
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.conversion.convert import convert, init
 from hpc_brainage.errors import StoreError
+from hpc_brainage.store.marker import record_hash
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.statistics import Statistics
 
@@ -197,6 +199,105 @@ def test_a_changed_root_is_damaged(copy: Path) -> None:
     rewrite_root(copy, n_scans=20)
     with pytest.raises(StoreError, match="description of the store is damaged"):
         Store.open(copy)
+
+
+def changed(root: dict[str, Any], *keys: str | int, value: object) -> None:
+    for key in keys[:-1]:
+        root = root[key]
+    root[keys[-1]] = value
+
+
+OURS = ("attributes", "hpc_brainage")
+TABLE = (*OURS, "modalities", "smri/table")
+VBM = (*OURS, "modalities", "smri/vbm")
+ARRAYS = ("consolidated_metadata", "metadata")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        ((*OURS, "n_scans"), -1),
+        ((*OURS, "n_scans"), "21"),
+        ((*OURS, "n_scans"), True),
+        ((*OURS, "n_scans"), 20),
+        ((*OURS, "n_scans"), 10**18),
+        ((*OURS, "part_scans"), 0),
+        ((*OURS, "part_scans"), 3),
+        ((*OURS, "part_scans"), None),
+        ((*OURS, "part_scans"), 2),
+        ((*OURS, "part_scans"), 1 << 40),
+        ((*OURS, "format_version"), True),
+        ((*OURS, "format_version"), 0),
+        ((*OURS, "name"), 3),
+        ((*OURS, "content_sha256"), None),
+        ((*OURS, "columns"), ["participant_id"]),
+        ((*OURS, "columns"), {}),
+        ((*OURS, "columns", "extra_fiq"), 5),
+        ((*OURS, "columns", "../../elsewhere"), "x"),
+        ((*OURS, "modalities"), {}),
+        ((*OURS, "modalities"), []),
+        ((*OURS, "account"), None),
+        (TABLE, None),
+        ((*TABLE, "chunk_scans"), 0),
+        ((*TABLE, "chunk_scans"), 8),
+        ((*TABLE, "chunk_scans"), 2.0),
+        ((*TABLE, "shard_scans"), 0),
+        ((*TABLE, "shard_scans"), "4"),
+        ((*TABLE, "shape"), [0]),
+        ((*TABLE, "shape"), [7, 1]),
+        ((*TABLE, "shape"), 7),
+        ((*TABLE, "shape"), [8]),
+        ((*TABLE, "kind"), "volume"),
+        ((*TABLE, "kind"), ["features"]),
+        ((*TABLE, "role"), "pet"),
+        ((*TABLE, "name"), "../x"),
+        ((*TABLE, "array"), "age"),
+        ((*TABLE, "present"), "all"),
+        ((*VBM, "shape"), [3, 4, -5]),
+        ((*VBM, "shape"), [10**5, 10**5, 10**5]),
+        ((*ARRAYS,), []),
+        ((*ARRAYS, "smri_vbm", "shape"), [10**9, 3, 4, 5]),
+        ((*ARRAYS, "age"), None),
+        ((*ARRAYS, "age", "shape"), [-1]),
+    ],
+)
+def test_a_description_that_cannot_be_right_is_an_error_of_ours(
+    copy: Path, keys: tuple[str, ...], value: object
+) -> None:
+    root = json.loads((copy / "zarr.json").read_text())
+    changed(root, *keys, value=value)
+    root["attributes"]["hpc_brainage"]["record_sha256"] = record_hash(root)
+    (copy / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="description of the store is damaged"):
+        Store.open(copy)
+
+
+def test_a_volume_too_large_for_any_chunk_is_refused_though_everything_agrees(copy: Path) -> None:
+    root = json.loads((copy / "zarr.json").read_text())
+    changed(root, *VBM, "shape", value=[2048, 2048, 2048])
+    changed(root, *ARRAYS, "smri_vbm", "shape", value=[21, 2048, 2048, 2048])
+    root["attributes"]["hpc_brainage"]["record_sha256"] = record_hash(root)
+    (copy / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match=r"smri/vbm: 1 scans of shape .* too large for a chunk"):
+        Store.open(copy)
+
+
+@pytest.mark.parametrize("entry", ["affine", "units"])
+def test_a_modality_that_is_half_described_is_an_error_of_ours(copy: Path, entry: str) -> None:
+    root = json.loads((copy / "zarr.json").read_text())
+    del root["attributes"]["hpc_brainage"]["modalities"]["smri/vbm"][entry]
+    root["attributes"]["hpc_brainage"]["record_sha256"] = record_hash(root)
+    (copy / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="smri/vbm: an entry is missing"):
+        _ = Store.open(copy).modalities
+
+
+@pytest.mark.parametrize("rows", [[21], [-1], [0.5], [True, False], [[0, 1]], ["0"], 3])
+def test_rows_that_a_store_does_not_have_are_an_error_of_ours(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]], rows: Any
+) -> None:
+    with pytest.raises(StoreError, match=r"rows? "):
+        made[0].read("smri/table", rows)
 
 
 def test_a_missing_small_array_is_an_error_and_not_the_fill_value(copy: Path) -> None:

@@ -48,3 +48,12 @@ def test_the_hash_of_a_table_changes_with_any_cell() -> None:
         changed.loc[4, column] = 17.25 if column in ("age", "FIQ") else "other"
         assert hash_of_table(columns_of(changed)) != before, column
     assert hash_of_table(columns_of(scans.copy())) == before
+
+
+def test_a_title_that_is_too_long_for_a_folder_is_cut_and_stays_itself() -> None:
+    long = "Wie oft in den letzten zwei Wochen " * 9
+    scans = people(2).assign(**{long + "A": 1.0, long + "B": 2.0})
+    columns = columns_of(scans)[-2:]
+    assert all(len(column.array) <= 200 for column in columns)
+    assert columns[0].array != columns[1].array
+    assert [column.name for column in columns] == [long + "A", long + "B"]

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from conversion.synthetic import cohort_of, features, measurements, mixed_cohort, people, small_shards
 
 from hpc_brainage.conversion.convert import convert
@@ -14,6 +18,7 @@ from hpc_brainage.scans import scan_names
 from hpc_brainage.store.inspect import describe
 from hpc_brainage.store.marker import record_hash
 from hpc_brainage.store.reader import Store
+from hpc_brainage.store.schema import cut, fill_value, shard_key
 from hpc_brainage.store.shards import encode_chunk, write_shard
 from hpc_brainage.store.verify import verify
 
@@ -119,13 +124,103 @@ def test_a_missing_small_array_is_found(store: Path, name: str) -> None:
     assert any(name in (found.key, found.key.split("/")[0]) for found in verify(store))
 
 
-def test_a_description_that_was_rewritten_with_its_hash_still_meets_the_content(store: Path) -> None:
+@contextmanager
+def rewritten(store: Path) -> Iterator[dict[str, Any]]:
+    """The root, rewritten by someone who knows how: with its hash, and in every array's own file."""
     root = json.loads((store / "zarr.json").read_text())
-    ours = root["attributes"]["hpc_brainage"]
-    ours["modalities"]["smri/vbm"]["affine"][0][0] = -2.0
-    ours["record_sha256"] = record_hash(root)
+    yield root
+    root["attributes"]["hpc_brainage"]["record_sha256"] = record_hash(root)
     (store / "zarr.json").write_text(json.dumps(root))
+    for name, metadata in root["consolidated_metadata"]["metadata"].items():
+        (store / name / "zarr.json").write_text(json.dumps(metadata))
+
+
+def test_a_description_that_was_rewritten_with_its_hash_still_meets_the_content(store: Path) -> None:
+    with rewritten(store) as root:
+        ours = root["attributes"]["hpc_brainage"]
+        ours["modalities"]["smri/vbm"]["affine"][0][0] = -2.0
+    assert [found.key for found in verify(store)] == ["smri_vbm", "content"]
+
+
+@pytest.mark.parametrize(
+    ("array", "field", "value"),
+    [
+        ("age", "dimension_names", ["participant"]),
+        ("smri_table", "dimension_names", ["scan", "smri_table_region"]),
+        ("smri_table_mean", "dimension_names", None),
+        ("smri_vbm", "attributes", {"role": "fmri", "kind": "volume"}),
+        ("extra_fiq", "attributes", {}),
+        ("smri_vbm", "fill_value", 1.0),
+        ("smri_xhemi_present", "fill_value", True),
+    ],
+)
+def test_metadata_that_differs_from_the_schema_is_found(
+    store: Path, array: str, field: str, value: object
+) -> None:
+    with rewritten(store) as root:
+        root["consolidated_metadata"]["metadata"][array][field] = value
+    (damage,) = verify(store)
+    assert damage.key == array
+    assert damage.problem.startswith(f"its {field} is")
+
+
+def test_shards_of_another_size_than_the_description_says_are_found(store: Path) -> None:
+    with rewritten(store) as root:
+        metadata = root["consolidated_metadata"]["metadata"]["smri_vbm"]
+        metadata["chunk_grid"]["configuration"]["chunk_shape"][0] = 8
+        metadata["codecs"][0]["configuration"]["chunk_shape"][0] = 2
+    assert [found.problem for found in verify(store)] == [
+        "its shards is [8, 3, 4, 5], and should be [4, 3, 4, 5]",
+        "its chunks is [2, 3, 4, 5], and should be [1, 3, 4, 5]",
+    ]
+
+
+def test_another_reason_of_a_refusal_is_found(tmp_path: Path) -> None:
+    cohort = cohort_of(people(5), {features(3): measurements(features(3), 5)}, refuse={"smri/table": [2]})
+    store = convert(cohort, tmp_path / "refused.zarr").store_path
+    assert verify(store) == []
+    reasons = zarr.open_array(str(store / "smri_table_refused"), mode="r+")
+    reasons[2] = "was never there"
     assert [found.key for found in verify(store)] == ["content"]
+
+
+@pytest.mark.parametrize(("key", "folder"), [("smri/vbm", "smri_vbm"), ("smri/table", "smri_table")])
+def test_values_of_a_scan_that_is_marked_absent_are_found(store: Path, key: str, folder: str) -> None:
+    opened = Store.open(store)
+    present, layout = opened.present(key), opened.layout(key)
+    halves = [
+        rows
+        for rows in cut(opened.n_scans, layout.shard_scans)
+        if present[rows.start : rows.stop].any() and not present[rows.start : rows.stop].all()
+    ]
+    rows = halves[0]
+    absent = rows.start + int(np.flatnonzero(~present[rows.start : rows.stop])[0])
+    block = np.full((layout.shard_scans, *opened.modalities[key].shape), fill_value(opened.modalities[key]))
+    has = np.flatnonzero(present[rows.start : rows.stop])
+    block[has] = opened.read(key, rows.start + has)
+    block[absent - rows.start] = 7.0
+    touched = np.isin(np.arange(len(block)), [*has, absent - rows.start])
+    chunks = [
+        encode_chunk(chunk) if some.any() else None
+        for chunk, some in zip(
+            np.split(block, layout.chunks_per_shard),
+            np.split(touched, layout.chunks_per_shard),
+            strict=True,
+        )
+    ]
+    write_shard(store / shard_key(opened.modalities[key], rows.start // layout.shard_scans), chunks)
+    (damage,) = verify(store)
+    assert damage.key == key
+    assert scan_names(opened.scans)[absent] in damage.scans
+    assert "marked absent" in damage.problem
+
+
+def test_a_wrong_number_of_present_scans_is_found(store: Path) -> None:
+    with rewritten(store) as root:
+        root["attributes"]["hpc_brainage"]["modalities"]["smri/vbm"]["present"] += 1
+    (damage,) = verify(store)
+    assert damage.key == "smri/vbm"
+    assert "13 scans are present" in damage.problem
 
 
 def test_the_summary_counts_what_is_there(made: Path) -> None:

@@ -1,0 +1,102 @@
+"""What the root of a store says of sizes and names, checked before anything is believed.
+
+A store may come from anywhere. Its hash over the root proves that nothing was lost on the way, not that
+whoever wrote it meant well: a size that is no size would end in a traceback, or in all of the memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hpc_brainage.modality import KINDS, ROLES
+from hpc_brainage.scans import SCAN_COLUMNS
+from hpc_brainage.store.schema import (
+    ATTRIBUTE,
+    FEATURE_CHUNK_BYTES,
+    LARGEST_CHUNK_BYTES,
+    LONGEST_SHARD,
+    MOST_SCANS,
+)
+
+_RANK = {"features": 1, "volume": 3, "surface": 2}
+_TEXTS = ("name", "content_sha256", "plan_sha256")
+_ENTRIES = ("role", "name", "kind", "shape", "array", "chunk_scans", "shard_scans", "present")
+_TABLES = ("columns", "modalities", "recipe", "software", "account")
+
+
+def problem_of(root: dict[str, Any]) -> str | None:
+    """What cannot be right in a root `zarr.json` of ours, in words; None if all of it can be."""
+    ours = root["attributes"][ATTRIBUTE]
+    for name in _TEXTS:
+        if not isinstance(ours.get(name), str):
+            return f"{name} is no text"
+    for name in _TABLES:
+        if not isinstance(ours.get(name), dict):
+            return f"{name} is no table"
+    n_scans: Any = ours.get("n_scans")
+    part_scans: Any = ours.get("part_scans")
+    if not (_is_count(n_scans) and n_scans <= MOST_SCANS):
+        return f"n_scans is {n_scans!r}"
+    if not (_is_power_of_two(part_scans) and part_scans <= LONGEST_SHARD):
+        return f"part_scans is {part_scans!r}"
+    consolidated = root.get("consolidated_metadata")
+    arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    if not isinstance(arrays, dict):
+        return "there is no consolidated metadata"
+    for name, array in arrays.items():
+        if not _is_file_name(name) or not isinstance(array, dict) or not _is_shape(array.get("shape")):
+            return f"the array {name!r} has no shape"
+    if not ours["modalities"]:
+        return "there is no modality"
+    if list(ours["columns"].values())[: len(SCAN_COLUMNS)] != list(SCAN_COLUMNS):
+        return "the columns are not those of a table of scans"
+    for array, column in ours["columns"].items():
+        if not isinstance(column, str) or arrays.get(array, {}).get("shape") != [n_scans]:
+            return f"the column {array!r} has not one value for each scan"
+    for key, modality in ours["modalities"].items():
+        if problem := _problem_of_modality(key, modality, n_scans, part_scans, arrays):
+            return f"{key}: {problem}"
+    return None
+
+
+def _problem_of_modality(
+    key: str, described: Any, n_scans: int, part_scans: int, arrays: dict[str, Any]
+) -> str | None:
+    if not isinstance(described, dict):
+        return "it is not described"
+    said: dict[str, Any] = dict.fromkeys(_ENTRIES) | described
+    role, name, kind = said["role"], said["name"], said["kind"]
+    if role not in ROLES or kind not in KINDS or key != f"{role}/{name}":
+        return f"it is called {role!r}, {name!r}, of kind {kind!r}"
+    shape, chunk, shard = said["shape"], said["chunk_scans"], said["shard_scans"]
+    if not (_is_shape(shape) and len(shape) == _RANK[kind] and all(shape)):
+        return f"its shape is {shape!r}"
+    if not (_is_power_of_two(chunk) and _is_power_of_two(shard) and chunk <= shard <= part_scans):
+        return f"its chunk_scans and shard_scans are {chunk!r} and {shard!r}"
+    size = 4 * math.prod(shape)
+    if size > LARGEST_CHUNK_BYTES or (chunk > 1 and chunk * size > FEATURE_CHUNK_BYTES):
+        return f"{chunk} scans of shape {shape} are too large for a chunk"
+    if not _is_count(said["present"]):
+        return f"present is {said['present']!r}"
+    if said["array"] != f"{role}_{name}":
+        return f"its array is called {said['array']!r}"
+    if arrays.get(said["array"], {}).get("shape") != [n_scans, *shape]:
+        return "its array has another shape"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_power_of_two(value: Any) -> bool:
+    return _is_count(value) and value > 0 and value & (value - 1) == 0
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_count(length) for length in value)
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
