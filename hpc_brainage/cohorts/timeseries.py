@@ -29,11 +29,15 @@ ConnectivityKind = Literal["pearson", "partial", "tangent"]
 MOST_DEAD_SHARE = 0.1
 
 
+_LOOKED_AT = 10
+"""Files of a folder that are looked at to tell whether it holds time series."""
+
+
 def is_timeseries(path: Path) -> bool:
     """Whether a folder, a glob or a file holds ROI time series.
 
     Named as such (`.1D`, `_timeseries.tsv`), they are believed; a folder of other files is one of time
-    series if its first two files are matrices of numbers with the same ROIs and enough volumes. A folder
+    series if its first two readable files are matrices of numbers with the same ROIs and enough volumes. A folder
     with a participants table is more than that: there the table is the source, and the series in it are
     added to it.
     """
@@ -44,10 +48,17 @@ def is_timeseries(path: Path) -> bool:
         return True
     if path.is_file() or len(files) < 2:
         return False
-    try:
-        first, second = (read_series(file) for file in files[:2])
-    except ScanRefused:
+    readable = []
+    for file in files[:_LOOKED_AT]:  # a damaged file does not make its folder another thing
+        try:
+            readable.append(read_series(file))
+        except ScanRefused:
+            continue
+        if len(readable) == 2:
+            break
+    if len(readable) < 2:
         return False
+    first, second = readable
     enough = min(len(first.values), len(second.values)) >= connectivity.FEWEST_VOLUMES
     return enough and first.labels == second.labels and not looks_like_people(first.labels)
 

@@ -471,3 +471,15 @@ def test_a_file_name_that_is_no_text_is_refused_with_a_word(tmp_path: Path) -> N
         read_timeseries(files)
     assert "b\\udcff" in str(error.value)
     str(error.value).encode()
+
+
+def test_damaged_first_files_do_not_hide_a_folder_of_series(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    (tmp_path / "sub-00.npy").write_bytes(b"cut off")
+    np.save(tmp_path / "sub-01.npy", np.full((60, 4), np.nan))
+    for i in (2, 3, 4):
+        np.save(tmp_path / f"sub-0{i}.npy", draw.normal(size=(60, 4)))
+    assert is_timeseries(tmp_path)
+    cohort = read_timeseries(tmp_path)
+    assert len(cohort) == 3
+    assert {refusal.participant_id for refusal in cohort.account.refusals} == {"00", "01"}
