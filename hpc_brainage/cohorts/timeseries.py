@@ -37,9 +37,9 @@ def is_timeseries(path: Path) -> bool:
     """Whether a folder, a glob or a file holds ROI time series.
 
     Named as such (`.1D`, `_timeseries.tsv`), they are believed; a folder of other files is one of time
-    series if its first two readable files are matrices of numbers with the same ROIs and enough volumes. A folder
-    with a participants table is more than that: there the table is the source, and the series in it are
-    added to it.
+    series if its first two readable files are matrices of numbers with the same ROIs and enough volumes.
+    A folder with a participants table is more than that: there the table is the source, and the series
+    in it are added to it.
     """
     files = series_files(path)
     if not files or (path.is_dir() and any(path.glob("participants.*"))):
