@@ -18,25 +18,24 @@ def demo(
     is there.
     """
     from hpc_brainage.cli.screen import say
-    from hpc_brainage.config import load_config
 
     started = time.monotonic()
     cohort, store, scores = folder / "openbhb", folder / "openbhb.zarr", folder / "scores" / "demo"
     recipe = Path(__file__).parent / "demo.toml"
-    load_config(recipe)
     connectomes = cohort / "connectomes.tsv"
+    training_split = ("--where", "split == 'train'")  # the others are new to the model when it scores
     steps = (
         ["simulate", cohort],
         ["convert", cohort, store, "--add", f"fmri={connectomes}"],
         ["inspect", store],
         ["verify", store],
-        ["train", store, "--config", recipe, "--runs", folder / "runs", "--name", "demo"],
+        ["train", store, "--config", recipe, *training_split, "--runs", folder / "runs", "--name", "demo"],
         ["score", store, "--model", folder / "runs" / "demo", "--out", scores],
     )
     for step in steps:
         words = [str(word) for word in step]
         say("")
-        say("$ brainage " + " ".join(words))
+        say("$ brainage " + " ".join(f'"{word}"' if " " in word else word for word in words))
         _call(words)
     say("")
     say(f"The whole path took {time.monotonic() - started:.0f} s. What it made:")

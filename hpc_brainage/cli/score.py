@@ -82,7 +82,7 @@ def _show(report: ScoringReport) -> None:
         say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by the"
             " member that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
-    notes(f"{n} scans flagged {flag}" for flag, n in about["flags"].items())
+    notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in about["flags"].items())
     if "id_in_training" in about["flags"]:
         say(
             "  · id_in_training: an identifier of the training with another sex or age and other data."
