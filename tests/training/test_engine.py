@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import launch
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import TrainingError
@@ -106,35 +106,10 @@ def test_half_of_a_launcher_s_variables_are_refused(monkeypatch: pytest.MonkeyPa
         join_processes("cpu")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_several_processes_learn_what_one_does(world: int, tmp_path: Path) -> None:
     """Every term is a mean over global counts, so splitting the batch changes nothing but rounding."""
-    port = free_port()
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env=os.environ
-            | {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=90)[0].decode() for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert all(process.returncode == 0 for process in started), outputs
+    launch(world, __file__, str(tmp_path))
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     losses = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
     alone, losses_alone = train(load_config(None, SETTINGS), join_processes("cpu"))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from planted import planted_cohort, planted_store
+from processes import launch
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.conversion.convert import convert
@@ -261,29 +258,8 @@ def test_several_processes_train_and_finish_a_run_together(world: int, store: Pa
     )  # fmt: skip
     alone = complete(train(tmp_path / "alone", store, config))
     run = RunFolder.prepare(tmp_path / "together", config, store, None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     for _ in range(2):  # the second time all members are there, and only the first process can tell
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "hpc_brainage.cli.worker", str(run.path)],
-                env=os.environ
-                | {
-                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(world)
-        ]  # fmt: skip
-        try:
-            outputs = [process.communicate(timeout=100)[0].decode() for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        assert all(process.returncode == 0 for process in started), outputs
+        launch(world, "-m", "hpc_brainage.cli.worker", str(run.path))
         together = load_bundle(run.model)
         assert together.info.evidence is not None
         assert alone.info.evidence is not None
