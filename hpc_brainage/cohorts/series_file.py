@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import io
-import os
 import re
 import zlib
 from collections.abc import Collection, Iterable, Sequence
@@ -17,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.cohorts.file_identity import Identity, identities_of_files
+from hpc_brainage.cohorts.files_meant import files_meant
 from hpc_brainage.cohorts.image_check import missing_file
 from hpc_brainage.cohorts.npy import read_npy
 from hpc_brainage.errors import ScanRefused
@@ -53,16 +52,9 @@ def series_files(where: Path | Sequence[Path]) -> list[Path]:
     If some are named as time series (`.1D`, `_timeseries.tsv`), only these count. fMRIPrep's confounds
     and the tables that a BIDS tree has besides are left aside.
     """
-    if not isinstance(where, Path):
-        found = list(where)
-    elif where.is_dir():
-        found = [Path(parent, name) for parent, _, names in os.walk(where) for name in names]
-    elif where.is_file():
-        found = [where]
-    else:
-        # the pattern may begin at the root or with "..", which Path.glob does not take
-        found = [Path(match) for match in glob.glob(str(where), recursive=True)]  # noqa: PTH207
-    files = [path for path in found if _SUFFIX.search(path.name) and not path.name.startswith(".")]
+    files = [
+        path for path in files_meant(where) if _SUFFIX.search(path.name) and not path.name.startswith(".")
+    ]
     files = sorted(path for path in files if path.is_file() and not _OTHER.search(path.name))
     return [path for path in files if is_named_as_series(path)] or files
 

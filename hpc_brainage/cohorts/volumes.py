@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,6 +13,7 @@ import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
 from hpc_brainage.cohorts.file_identity import identities_of_files, refuse_repeated, scans_of
+from hpc_brainage.cohorts.files_meant import files_meant
 from hpc_brainage.cohorts.nifti import load_volume, other_grid, volume_header
 from hpc_brainage.cohorts.nifti_header import VolumeHeader, by
 from hpc_brainage.cohorts.series_file import series_files
@@ -31,16 +30,7 @@ def volume_files(where: Path | Sequence[Path]) -> list[Path]:
 
     Links to content that was never fetched are among them, so that they are refused and not forgotten.
     """
-    if not isinstance(where, Path):
-        found = list(where)
-    elif where.is_dir():
-        found = [Path(parent, name) for parent, _, names in os.walk(where) for name in names]
-    elif where.is_file():
-        found = [where]
-    else:
-        # the pattern may begin at the root or with "..", which Path.glob does not take
-        found = [Path(match) for match in glob.glob(str(where), recursive=True)]  # noqa: PTH207
-    return sorted(path for path in found if is_volume_name(path.name) and not path.is_dir())
+    return sorted(path for path in files_meant(where) if is_volume_name(path.name) and not path.is_dir())
 
 
 def is_volume_name(name: str) -> bool:

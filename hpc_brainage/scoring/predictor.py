@@ -92,6 +92,7 @@ class Predictor:
         members = self.bundle.members
         sums = {column: np.zeros(len(rows)) for column in _YEARS}
         squares, used = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+        enough = np.ones(len(rows), dtype=bool)  # for every member that was asked
         imputed = {role: np.zeros(len(rows)) for role in _ROLES}
         has = {role: np.zeros(len(rows), dtype=bool) for role in _ROLES}
         for index, member in enumerate(members):
@@ -112,6 +113,7 @@ class Predictor:
                 sums[column][mine] = np.nan
             squares[mine] += predicted.age.cpu().numpy() ** 2
             used[mine] += 1
+            enough[mine] &= torch.stack(list(predicted.used.values())).any(dim=0).cpu().numpy()
             for role in member.roles:
                 count = predicted.imputed[role].cpu().numpy()
                 imputed[role][mine] = np.maximum(imputed[role][mine], count)
@@ -127,10 +129,9 @@ class Predictor:
             table.loc[places, f"has_{role}"] = has[role]
             table.loc[places, f"imputed_{role}"] = imputed[role].astype(np.int64)
         scored = np.isfinite(mean)
-        usable = np.any([has[role] for role in _ROLES], axis=0)
-        table.loc[places, "status"] = np.select([scored, usable], ["scored", "failed"], "missing")
+        table.loc[places, "status"] = np.select([scored, enough], ["scored", "failed"], "missing")
         table.loc[places, "reason"] = np.select(
-            [scored, usable], ["", "the model gives no finite age"], self._why_missing()
+            [scored, enough], ["", "the model gives no finite age"], self._why_missing()
         )
 
     def _available(self, table: pd.DataFrame) -> pd.Series:
@@ -184,7 +185,7 @@ class Predictor:
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
             "site_unseen": ~table["site_seen"],
             "sex_unknown": table["sex"] == "U",
-            "sex_unseen": ~table["sex"].isin(list(self.bundle.info.training.sexes)),
+            "sex_unseen": ~table["sex"].isin(["U", *self.bundle.info.training.sexes]),
             "id_in_training": (table["_member"] >= 0) & ~table["held_out"],
         }
         for role in self.matches:

@@ -89,6 +89,7 @@ def test_a_new_cohort_is_scored_with_dask_and_accounted_for(
     assert np.isnan(parquet["bag"][3])
     assert "age_unknown" in parquet["flags"][3]
     assert "sex_unknown" in parquet["flags"][4]
+    assert "sex_unseen" not in parquet["flags"][4]
     assert np.isnan(parquet["brain_age_other_sex"][4])
     assert "site_unseen" in parquet["flags"][5]
     assert "age_outside_training" in parquet["flags"][6]
