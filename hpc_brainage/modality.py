@@ -6,12 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from hpc_brainage.errors import UsageError, nearest
 
 Role = Literal["smri", "fmri"]
 Kind = Literal["features", "volume", "surface"]
 ROLES: tuple[str, ...] = get_args(Role)
 KINDS: tuple[str, ...] = get_args(Kind)
+
+Axes = Literal["xyz", "zyx"]
+AXES: tuple[str, ...] = get_args(Axes)
+NUMBERS = ("float32", "uint8", "int8", "uint16", "int16")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -92,6 +98,54 @@ class Modality:
             units=tuple(record["units"]),
             affine=None if affine is None else tuple(tuple(row) for row in affine),
         )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the numbers of a modality lie on disk; what is read back is float32 (x, y, z) in any case.
+
+    Parameters
+    ----------
+    numbers : "float32", or the integers ("int16", ...) that the images themselves are made of: each scan
+        then has a slope and an offset of its own.
+    axes : in which order a volume's voxels follow one another. "xyz" is C order; "zyx" is the order of
+        NIfTI and MGH files, whose first axis is the fastest: so no voxel has to be moved.
+    """
+
+    numbers: str = "float32"
+    axes: Axes = "xyz"
+
+    def __post_init__(self) -> None:
+        if self.numbers not in NUMBERS or self.axes not in AXES:
+            raise UsageError(f"numbers kept as {self.numbers} in the order {self.axes}")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Little-endian, as on disk."""
+        return np.dtype(self.numbers).newbyteorder("<")
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledIntegers:
+    """A volume as its file holds it: a voxel's value is slope times the integer, plus offset, in float32.
+
+    Parameters
+    ----------
+    integers : shape (x, y, z), in whatever memory order is at hand.
+    slope, offset : finite; the slope is not 0.
+    """
+
+    integers: np.ndarray
+    slope: float = 1.0
+    offset: float = 0.0
+
+    def values(self) -> np.ndarray:
+        """The float32 volume (x, y, z)."""
+        values = self.integers.astype(np.float32)
+        if (self.slope, self.offset) != (1.0, 0.0):
+            values *= np.float32(self.slope)
+            values += np.float32(self.offset)
+        return values
 
 
 def check_role(role: str) -> None:

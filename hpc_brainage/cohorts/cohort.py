@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.errors import CohortError
-from hpc_brainage.modality import Modality
+from hpc_brainage.modality import Modality, ScaledIntegers, Stored
 from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, SEXES, scan_name, select_scans
 
 OLDEST_PLAUSIBLE_YEARS = 122.5
@@ -80,16 +80,24 @@ class ModalitySource:
     ----------
     modality : what the loaded arrays are.
     present : shape (scans,), whether the source has this modality for each scan of the cohort.
-    load : row of the cohort -> array of `modality.shape`, float32. A missing feature is NaN; a volume
-        has none. Raises `ScanRefused` when what is on disk cannot be trusted.
+    load : row of the cohort -> array of `modality.shape`, float32, in any memory order. A missing feature
+        is NaN; a volume has none. Where `stored` says integers: `ScaledIntegers` of that type. Raises
+        `ScanRefused` when what is on disk cannot be trusted. May be called from several threads at once.
     fingerprint : changes when a file of single scans is replaced by another; "" where the recipe of the
         cohort already tells.
+    stored : how a store shall keep the numbers, so that no voxel has to be moved or widened.
     """
 
     modality: Modality
     present: np.ndarray
-    load: Callable[[int], np.ndarray]
+    load: Callable[[int], np.ndarray | ScaledIntegers]
     fingerprint: str = ""
+    stored: Stored = field(default_factory=Stored)
+
+    def values(self, row: int) -> np.ndarray:
+        """What `load` gives, as float32 of `modality.shape` whatever a store keeps of it."""
+        loaded = self.load(row)
+        return loaded.values() if isinstance(loaded, ScaledIntegers) else loaded
 
     def take(self, rows: np.ndarray) -> ModalitySource:
         """The same source for a choice (and order) of the cohort's rows."""

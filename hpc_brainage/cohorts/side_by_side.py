@@ -97,9 +97,9 @@ def side_by_side(first: ModalitySource, second: ModalitySource, table: str) -> S
     def load(row: int) -> np.ndarray:
         values = np.full(modality.shape, np.nan, dtype=np.float32)
         if first.present[row]:
-            values[: len(ours.features)] = first.load(row)
+            values[: len(ours.features)] = first.values(row)
         if usable[row]:
-            measured = second.load(row)
+            measured = second.values(row)
             values[len(ours.features) :] = measured[new]
             values[to] = np.where(np.isnan(values[to]), measured[of], values[to])
         return values
@@ -117,7 +117,7 @@ def _compare(
     differ = np.zeros((len(rows), len(here)), dtype=bool)
     known = np.zeros_like(differ)
     for at, row in enumerate(rows.tolist()):
-        ours, theirs = first.load(row)[here], second.load(row)[there]
+        ours, theirs = first.values(row)[here], second.values(row)[there]
         known[at] = ~(np.isnan(ours) | np.isnan(theirs))
         differ[at] = known[at] & ~np.isclose(ours, theirs, rtol=SAME_VALUE, atol=0)
     return rows, differ, known
@@ -127,7 +127,7 @@ def _contradiction(
     first: ModalitySource, second: ModalitySource, row: int, here: np.ndarray, there: np.ndarray
 ) -> str:
     name = first.modality.features[here[0]]
-    ours, theirs = first.load(row)[here[0]], second.load(row)[there[0]]
+    ours, theirs = first.values(row)[here[0]], second.values(row)[there[0]]
     more = f" and {len(here) - 1} more features" if len(here) > 1 else ""
     return (
         f"an earlier source says something else of this scan ({name} is {ours:g} there and {theirs:g} here"

@@ -231,7 +231,7 @@ def _loader(source: ModalitySource) -> Callable[[int], np.ndarray | None]:
         if not source.present[row]:
             return None
         try:
-            return source.load(row)
+            return source.values(row)
         except OSError as problem:  # one unreadable file must not stop the others
             raise ScanRefused(f"cannot be read ({problem.strerror or type(problem).__name__})") from None
 
