@@ -12,7 +12,7 @@ import reprlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
@@ -22,13 +22,18 @@ Names = Annotated[tuple[str, ...], Strict(False)]  # TOML and JSON have lists on
 Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of settings: frozen, and strict about names and kinds."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
-class ModalityConfig(_Section):
+Settings = TypeVar("Settings", bound=Section)
+
+
+class ModalityConfig(Section):
     """One branch of the model: what feeds it and how it is encoded."""
 
     use: bool = True
@@ -47,7 +52,7 @@ class ModalityConfig(_Section):
     """Widths of the MLP's hidden layers, or channels of the SFCN's blocks."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Codes, heads and the discriminator."""
 
     shared: int = Field(16, ge=1)
@@ -71,7 +76,7 @@ class ModelConfig(_Section):
     """What holds the distinct codes to N(0, I)."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weights of the terms; a term of weight 0 is not computed."""
 
     age: float = Field(1.0, gt=0)
@@ -92,7 +97,7 @@ class LossConfig(_Section):
     """Regress age, or its logarithm (after adding one year)."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How the members are trained."""
 
     folds: int = Field(5, ge=2)
@@ -130,7 +135,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that decides what a training run computes."""
 
     smri: ModalityConfig = ModalityConfig()
@@ -160,10 +165,20 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunCo
 
 def parse_config(content: dict[str, Any], where: object = None) -> RunConfig:
     """Check the settings in `content`; `where` names their source in an error."""
+    return parse(RunConfig, content, where)
+
+
+def parse(kind: type[Settings], content: dict[str, Any], where: object = None) -> Settings:
+    """Check `content` as settings of a `kind`; `where` names their source in an error.
+
+    Raises
+    ------
+    UsageError : a key is not known (the nearest known one is named), or a value is not of its kind.
+    """
     try:
-        return RunConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as problem:
-        raise _readable(problem, where) from None
+        raise _readable(kind, problem, where) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -226,21 +241,23 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _readable(problem: ValidationError, where: object) -> UsageError:
+def _readable(kind: type[Section], problem: ValidationError, where: object) -> UsageError:
     first = problem.errors()[0]
     path = [str(part) for part in first["loc"]]
     setting = ".".join(path)
     place = f"{setting} in {where}" if where else setting
     if first["type"] == "extra_forbidden":
-        return UsageError("unknown setting", where=place, hint=nearest(path[-1], _known_keys(path[:-1])))
+        return UsageError(
+            "unknown setting", where=place, hint=nearest(path[-1], _known_keys(kind, path[:-1]))
+        )
     if first["type"] == "value_error":  # said by us, of several settings together
         return UsageError(str(first["ctx"]["error"]), where=place)
     expected = first["msg"].lower().replace("a valid tuple", "a list in square brackets")
     return UsageError(f"{expected}, not {reprlib.repr(first['input'])}", where=place)
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    section: Any = RunConfig
+def _known_keys(kind: type[Section], path: list[str]) -> list[str]:
+    section: Any = kind
     for part in path:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

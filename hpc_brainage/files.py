@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +31,7 @@ def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -87,17 +88,27 @@ def sha256_of(content: Any) -> str:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory so that a reader never meets half of it: rename first, then delete."""
-    if not path.exists():
-        return
-    doomed = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    os.replace(path, doomed / path.name)
-    shutil.rmtree(doomed)
+    while path.exists():
+        doomed = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+        with suppress(FileNotFoundError):  # somebody else has removed the one or swept the other
+            os.replace(path, doomed / path.name)
+        _remove(doomed)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also while somebody else does."""
+
+    def unless_gone(function: object, path: str, problem: tuple[object, BaseException, object]) -> None:
+        if not isinstance(problem[1], FileNotFoundError):
+            raise problem[1]
+
+    shutil.rmtree(folder, onerror=unless_gone)
 
 
 def sweep(path: Path) -> None:
     """Remove what killed writers and removers of `path` left beside it, under names only they make.
 
-    Nobody else may be writing or removing `path` meanwhile.
+    Somebody who is writing `path` meanwhile finds the temporary file gone, and has to write it again.
     """
     left = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)")
     for found in path.parent.iterdir() if path.parent.is_dir() else ():
@@ -106,10 +117,10 @@ def sweep(path: Path) -> None:
         if kind[1] == "tmp" and found.is_file():
             found.unlink(missing_ok=True)
         elif kind[1] == "old" and found.is_dir():
-            shutil.rmtree(found)
+            _remove(found)
 
 
-def _umask() -> int:
+def umask() -> int:
     """What new files are not allowed; asking the system itself would change it for a moment."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")

@@ -141,9 +141,11 @@ class ScaledIntegers:
 
     def values(self) -> np.ndarray:
         """The float32 volume (x, y, z)."""
-        values = self.integers.astype(np.float32)
-        if (self.slope, self.offset) != (1.0, 0.0):
-            values *= np.float32(self.slope)
+        if self.slope == 1.0:
+            values: np.ndarray = self.integers.astype(np.float32)
+        else:
+            values = np.multiply(self.integers, np.float32(self.slope), dtype=np.float32)
+        if self.offset != 0.0 or self.slope < 0.0:  # 0 times a negative slope is -0, plus 0 it is 0
             values += np.float32(self.offset)
         return values
 

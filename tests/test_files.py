@@ -213,7 +213,7 @@ def test_a_removal_that_is_cut_off_leaves_no_half_folder_under_its_name(
     folder.mkdir()
     (folder / "zarr.json").write_text(json.dumps({}))
 
-    def cut(path: Path) -> None:
+    def cut(path: Path, **_: object) -> None:
         raise PowerCutError
 
     monkeypatch.setattr("shutil.rmtree", cut)
@@ -252,7 +252,7 @@ def test_what_a_cut_off_removal_left_is_swept(tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "store.zarr"
     folder.mkdir()
 
-    def cut(path: Path) -> None:
+    def cut(path: Path, **_: object) -> None:
         raise PowerCutError
 
     with monkeypatch.context() as patched:

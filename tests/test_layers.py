@@ -37,6 +37,12 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Where each outside engine may be imported: rooms and files.
 ENGINES = {
     "zarr": ("store/",),
+    "numcodecs": ("store/",),
+    "xxhash": ("store/",),
+    "google_crc32c": ("store/",),
+    "fsspec": ("store/object_place.py",),
+    "deflate": ("cohorts/",),
+    "pyarrow": ("cohorts/",),
     "nibabel": ("cohorts/", "reporting/"),
     "nilearn": ("cohorts/", "reporting/"),
     "matplotlib": ("reporting/",),
@@ -61,6 +67,7 @@ INSIDE_FUNCTIONS = (
     "distributed",
     "submitit",
     "matplotlib",
+    "fsspec",
 )
 NOT_FOR_HELP = (
     "torch",
@@ -199,6 +206,18 @@ def test_asking_for_help_imports_no_engine() -> None:
     assert loaded & set(NOT_FOR_HELP) == set()
 
 
+def test_a_store_on_a_disk_needs_no_client_of_object_storage() -> None:
+    program = (
+        "import json, sys, hpc_brainage.store.reader, hpc_brainage.conversion.append\n"
+        "from hpc_brainage.store.place import place_at; place_at('a.zarr')\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "hpc_brainage.store.object_place" not in loaded
+    assert {name.split(".")[0] for name in loaded} & {"s3fs", "aiobotocore", "botocore"} == set()
+
+
 @pytest.mark.parametrize(
     ("file", "source"),
     [
@@ -232,6 +251,7 @@ def test_an_arrow_that_points_down_is_let_be(file: str, source: str) -> None:
 def test_an_engine_in_a_foreign_room_is_seen() -> None:
     assert misplaced_engines("training/x.py", "def f():\n    import zarr.storage")
     assert misplaced_engines("training/loop.py", "import deepspeed")
+    assert misplaced_engines("store/place.py", "def f():\n    from fsspec.core import url_to_fs")
     assert not misplaced_engines("training/engine.py", "import deepspeed")
 
 

@@ -80,6 +80,18 @@ def test_the_commands_for_one_s_own_data_work_as_they_stand(desk: Path) -> None:
     assert not scored["held_out"].any()
 
 
+def test_the_commands_for_large_cohorts_work_as_they_stand(desk: Path) -> None:
+    simulate_openbhb(desk / "home" / "newcomers", scans=40, seed=1, volumes=4)
+    (large,) = blocks("Large cohorts")
+    elsewhere = [command for command in large if "s3://" in command or "--cluster" in command]
+    assert len(elsewhere) == 2
+    for command in large:
+        if command not in elsewhere:
+            done = type_in(command, desk)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert type_in("brainage verify all.zarr", desk).returncode == 0
+
+
 def test_a_second_conversion_does_not_replace_a_store_unasked(desk: Path) -> None:
     command = "brainage convert ~/openbhb kept.zarr"
     assert type_in(command, desk).returncode == 0

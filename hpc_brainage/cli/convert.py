@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpc_brainage.errors import ExitCode, UsageError
+from hpc_brainage.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpc_brainage.cohorts.recipe import Recipe
-    from hpc_brainage.conversion.convert import ConversionReport
+    from hpc_brainage.cohorts.reading import Reading
 
 _REFUSALS_SHOWN = 8
 _PEOPLE = "Which column is what"
+_IMAGES = "How images are kept"
+_SHARED = "Sharing the work"
 
 
 def convert(
+    context: typer.Context,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -27,7 +28,11 @@ def convert(
         ),
     ] = None,
     store: Annotated[
-        Path | None, typer.Argument(help="Where the store goes; by default NAME.zarr in this folder.")
+        str | None,
+        typer.Argument(
+            help="Where the store goes, a folder or the URL of an object store (s3://bucket/NAME.zarr); "
+            "by default NAME.zarr in this folder."
+        ),
     ] = None,
     add: Annotated[
         list[str] | None,
@@ -38,6 +43,12 @@ def convert(
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="Only these scans, as in \"dx == 'TC' and age >= 18\".")
+    ] = None,
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL[,...]", help="Only these participants, with or without sub-. Repeatable."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML that holds all of this instead of the command line.")
@@ -86,74 +97,146 @@ def convert(
             help="Which files of BIDS derivatives, as in space=MNI152NLin2009cAsym,desc=preproc.",
         ),
     ] = None,
+    atlas: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LABELS.nii.gz",
+            help="Make ROI time series of the BOLD series of BIDS derivatives with this atlas; a table "
+            "(index, name) of the same name beside it names its regions.",
+        ),
+    ] = None,
+    confounds: Annotated[
+        str,
+        typer.Option(
+            help="How those series are cleaned: simple (24 motion, white matter, CSF, high pass), "
+            "scrubbing (the same, without volumes of strong motion), compcor, ica_aroma, or none."
+        ),
+    ] = "simple",
+    voxels: Annotated[
+        str,
+        typer.Option(
+            help="native keeps voxels that are integers in all images as they are; float32 always widens.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = "native",
+    resample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Bring images of other grids onto that of this image (or of mni152-1mm, mni152-2mm). It "
+            "registers nothing: all must lie in the space of the template.",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
+    compression: Annotated[
+        str,
+        typer.Option(
+            help="Of images: lz4 (fast), zstd (smaller) or none (for very fast disks).",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = "lz4",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the scans that a finished store does not have yet.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads; by default one for each core if there are images.",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Only plan, and take the destination.", rich_help_panel=_SHARED)
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N shares of the work (1/N to N/N); each may run anywhere, at any time.",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
+    finalise: Annotated[
+        bool,
+        typer.Option("--finalise", help="Only finish, once all shares are done.", rich_help_panel=_SHARED),
+    ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE",
+            help="Submit the shares as jobs: slurm, or your site's TOML (configs/cluster/example.toml).",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs that are submitted; by default up to 32.", rich_help_panel=_SHARED),
+    ] = None,
 ) -> None:
     """Convert a cohort into a chunked, verified Zarr store.
 
     The layout of SOURCE is recognised. Every scan is accounted for: what cannot be taken is listed with
     the reason, on the screen and in NAME.account.tsv beside the store. Run again after an interruption,
-    it goes on where it stopped.
+    it goes on where it stopped; the same command in several terminals or jobs, with --part, shares the
+    work.
     """
-    from hpc_brainage.cli.screen import progress, say
-    from hpc_brainage.cohorts.recipe import read_recipe
-    from hpc_brainage.conversion.convert import convert as convert_cohort
+    from hpc_brainage.cli.conversion import Way, carry_out
+    from hpc_brainage.cohorts.reading import Reading
+    from hpc_brainage.cohorts.recipe import Recipe, read_recipe
+    from hpc_brainage.cohorts.sources import parse_added
 
+    way = Way.of(
+        compression=compression, workers=workers, overwrite=overwrite, append=append,
+        init=init, part=part, finalise=finalise, cluster=cluster, jobs=jobs,
+    )  # fmt: skip
+    columns = {
+        "id": id, "session": session, "run": run, "age": age, "sex": sex,
+        "site": site, "split": split, "diagnosis": diagnosis,
+    }  # fmt: skip
+    reading = _reading(
+        columns, age_unit, sex_codes, participant_label,
+        features=features, connectivity=connectivity, role=role, entities=entities,
+        atlas=atlas, confounds=confounds, voxels=voxels, resample=resample,
+    )  # fmt: skip
     if recipe is not None:
         if source is not None or add:
             raise UsageError("a recipe holds the sources itself", where=f"--recipe {recipe}")
+        if where is not None or reading != Reading():
+            raise UsageError(
+                "a recipe says itself how and which scans are read",
+                where=f"--recipe {recipe}",
+                hint="write the same words there, as in participant_label = '01'",
+            )
         plan = read_recipe(recipe)
     else:
         if source is None:
             raise UsageError(
                 "nothing to convert", expected="brainage convert SOURCE, or --recipe cohort.toml"
             )
-        columns = {
-            "id": id, "session": session, "run": run, "age": age, "sex": sex,
-            "site": site, "split": split, "diagnosis": diagnosis,
-        }  # fmt: skip
-        plan = _plan(source, columns, age_unit, sex_codes, add or [], features, where, connectivity, role)
-        plan = replace(plan, entities=entities)
-    cohort = plan.open()
-    destination = store or plan.output or Path(f"{cohort.name}.zarr")
-    say(f"{cohort.name}: {len(cohort)} scans -> {destination}")
-    with progress("converting") as show:
-        report = convert_cohort(cohort, destination, overwrite=overwrite, progress=show)
-    _show(report, list(cohort.sources))
-    if report.refused:
-        raise typer.Exit(int(ExitCode.SCANS_REFUSED))
+        plan = Recipe(source, reading=reading, add=tuple(map(parse_added, add or [])), where=where)
+    carry_out(plan, store, way, context)
 
 
-def _plan(
-    source: Path,
+def _reading(
     columns: dict[str, str | None],
     age_unit: str | None,
     sex_codes: str | None,
-    add: list[str],
-    features: str | None,
-    where: str | None,
-    connectivity: str,
-    role: str | None,
-) -> Recipe:
+    participant_label: list[str] | None,
+    **said: Any,
+) -> Reading:
+    """How the sources are read, from the words of the command line."""
+    from hpc_brainage.cohorts.chosen_participants import participant_labels
     from hpc_brainage.cohorts.columns import ColumnMap
-    from hpc_brainage.cohorts.recipe import Recipe
-    from hpc_brainage.cohorts.sources import parse_added
+    from hpc_brainage.cohorts.reading import Reading
 
     if age_unit not in (None, "years", "months"):
         raise UsageError("unknown unit of age", where=f"--age-unit {age_unit}", expected="years or months")
-    if connectivity not in ("pearson", "partial", "tangent"):
-        raise UsageError(
-            "unknown connectivity",
-            where=f"--connectivity {connectivity}",
-            expected="pearson, partial or tangent",
-        )
-    return Recipe(
-        source,
-        columns=ColumnMap(**columns, age_unit=age_unit, sex_codes=_codes(sex_codes)),  # type: ignore[arg-type]
-        add=tuple(parse_added(text) for text in add),
-        features=features,
-        where=where,
-        connectivity=connectivity,  # type: ignore[arg-type]
-        role=role,
+    return Reading(
+        ColumnMap(**columns, age_unit=age_unit, sex_codes=_codes(sex_codes)),  # type: ignore[arg-type]
+        participants=participant_labels(participant_label),
+        **said,
     )
 
 
@@ -166,38 +249,3 @@ def _codes(text: str | None) -> dict[str, str] | None:
             "the sex codes are not understood", where=f"--sex-codes {text}", expected="as in 1=M,2=F"
         )
     return {code.strip(): sex.strip().upper() for code, _, sex in pairs}
-
-
-def _show(report: ConversionReport, modalities: list[str]) -> None:
-    """The account: where every row of every source went."""
-    from hpc_brainage.cli.screen import notes, say, table
-
-    account = report.account
-    table(
-        "sources",
-        ("source", ">rows", ">matched", ">only here", ">scans without", ">unmeasured"),
-        [
-            (s.source, s.rows, s.matched, len(s.only_here), s.without, len(s.unmeasured))
-            for s in account.sources
-        ],
-    )
-    notes(account.notes)
-    if report.refused:
-        table(
-            f"refused: {len(report.refused)}",
-            ("scan", "source", "reason"),
-            [(r.scan, r.source, r.reason) for r in report.refused[:_REFUSALS_SHOWN]],
-        )
-        if len(report.refused) > _REFUSALS_SHOWN:
-            say(f"  ... and {len(report.refused) - _REFUSALS_SHOWN} more: see {report.account_path}")
-    if report.nothing_to_do:
-        say("everything had been converted before; nothing was left to do")
-        if report.refused_on_loading:
-            say(
-                f"refused at that time: {report.refused_on_loading}; --overwrite converts everything anew, "
-                "once those files are mended"
-            )
-    without = f", {report.missing} without any measurement" if report.missing else ""
-    say(f"{report.converted} scans converted{without}, in {report.seconds:.1f} s")
-    say(f"store    {report.store_path}  ({', '.join(modalities)})")
-    say(f"account  {report.account_path}")

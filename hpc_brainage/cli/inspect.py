@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,7 @@ _SHOWN = 8
 
 
 def inspect(
-    store: Annotated[Path, typer.Argument(help="The store.")],
+    store: Annotated[str, typer.Argument(help="The store.")],
 ) -> None:
     """Show who and what is in a store, and where it came from."""
     from hpc_brainage.cli.screen import notes, say, table

@@ -84,3 +84,7 @@ def _common(
 def run() -> None:
     """Entry point of the command."""
     app()
+
+
+if __name__ == "__main__":  # as jobs start it, with the Python that submitted them
+    run()

@@ -17,7 +17,7 @@ _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "
 
 
 def score(
-    store: Annotated[Path, typer.Argument(help="The store to score.")],
+    store: Annotated[str, typer.Argument(help="The store to score.")],
     model: Annotated[Path, typer.Option(help="A run folder, or a model bundle.")] = Path("runs/latest"),
     out: Annotated[
         Path | None,
@@ -37,10 +37,11 @@ def score(
     from hpc_brainage.cli.screen import progress
     from hpc_brainage.model.bundle import read_info
     from hpc_brainage.scoring.runner import score_store
+    from hpc_brainage.store.place import place_at
 
     bundle = _bundle(model)
     info = read_info(bundle)
-    destination = out or Path("scores") / f"{store.name.removesuffix('.zarr')}_{info.name}"
+    destination = out or Path("scores") / f"{place_at(store).name.removesuffix('.zarr')}_{info.name}"
     if destination.suffix in (".tsv", ".parquet", ".json"):
         destination = destination.with_suffix("")
     destination.parent.mkdir(parents=True, exist_ok=True)

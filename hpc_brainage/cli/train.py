@@ -18,7 +18,7 @@ DEFAULT_STORE = Path("openbhb.zarr")
 
 def train(
     store: Annotated[
-        Path | None, typer.Argument(help="The store to train on; by default openbhb.zarr in this folder.")
+        str | None, typer.Argument(help="The store to train on; by default openbhb.zarr in this folder.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A run recipe (TOML), as in configs/abide-multimodal.toml.")
@@ -52,10 +52,11 @@ def train(
         )
     if nodes > 1:
         _need_slurm(nodes)
-    chosen = store or DEFAULT_STORE
+    from hpc_brainage.store.place import place_at
     from hpc_brainage.training.records import RunFolder
 
-    run = RunFolder.prepare(runs / (name or chosen.name.removesuffix(".zarr")), settings, chosen, where)
+    place = place_at(store or DEFAULT_STORE)
+    run = RunFolder.prepare(runs / (name or place.name.removesuffix(".zarr")), settings, place.label, where)
     if run.is_finished:
         from hpc_brainage.model.bundle import load_bundle
 

@@ -5,7 +5,25 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from hpc_brainage.errors import EnvironmentLacks
+
 _SECONDS = 20
+
+
+def require_slurm(instead: str) -> None:
+    """Make sure that jobs can be submitted from this machine; `instead` is what to do where they cannot.
+
+    Raises
+    ------
+    EnvironmentLacks : SLURM's commands are not here.
+    """
+    missing = [name for name in ("sbatch", "srun", "scancel") if shutil.which(name) is None]
+    if missing:
+        raise EnvironmentLacks(
+            f"there is no SLURM on this machine ({missing[0]} is not found)",
+            expected="a login node of a cluster",
+            hint=instead,
+        )
 
 
 def partitions() -> list[str]:

@@ -22,6 +22,9 @@ Entities = Mapping[str, tuple[str, ...]]
 
 VOLUME_SUFFIXES = ("T1w", "probseg")
 EDGE_SUFFIXES = ("timeseries", "relmat")
+# fMRIPrep's own, and what ICA-AROMA has cleaned already
+BOLD_DESCS = ("preproc", "smoothAROMAnonaggr")
+PERSONAL_SPACES = ("", "T1w", "T2w", "anat", "boldref", "func", "orig")
 
 # What a number means depends on these, so all scans of a modality have the same.
 _MEANING = ("suffix", "space", "res", "den", "desc", "label", "atlas", "seg", "stat", "hemi", "task")
@@ -52,11 +55,13 @@ class Tree:
     ----------
     volumes : preprocessed T1w images and grey matter maps.
     edges : ROI time series and relational matrices.
+    bold : BOLD series, of whatever space.
     misplaced : files that lie in the folder of somebody else.
     """
 
     volumes: list[BidsFile] = field(default_factory=list)
     edges: list[BidsFile] = field(default_factory=list)
+    bold: list[BidsFile] = field(default_factory=list)
     misplaced: list[BidsFile] = field(default_factory=list)
 
 
@@ -221,6 +226,8 @@ def _kind(name: str, tree: Tree) -> list[BidsFile] | None:
         preprocessed = "space" in entities or "desc" in entities
         wanted = preprocessed if suffix == "T1w" else entities.get("label") == "GM"
         return tree.volumes if wanted else None
+    if is_volume_name(name) and suffix == "bold":
+        return tree.bold if entities.get("desc") in BOLD_DESCS else None
     if name.endswith(".tsv") and suffix in EDGE_SUFFIXES:
         # time series of confounds, of components and of the scanner are of no atlas
         parcels = suffix == "relmat" or "atlas" in entities or "seg" in entities

@@ -21,8 +21,7 @@ from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.cohorts.feature_choice import listed
 from hpc_brainage.cohorts.file_identity import Identity, identities_of_names
 from hpc_brainage.cohorts.gathered import Gathered, Measured
-from hpc_brainage.errors import CohortError, ScanRefused
-from hpc_brainage.files import sha256_of
+from hpc_brainage.errors import ScanRefused
 from hpc_brainage.modality import modality_name
 
 _FILE = re.compile(r"(cat|catROI|catROIs)_(.+)\.xml")
@@ -60,8 +59,7 @@ def read_cat12(folder: Path, name: str | None = None, known_ids: Collection[str]
     claims: dict[Identity, list[Path]] = defaultdict(list)
     for stem in stems:
         claims[scans[stem]] += [path for paths in files[stem].values() for path in paths]
-    gathered = Gathered(folder.name, "smri")
-    hashes: list[tuple[str, str]] = []
+    gathered = Gathered(folder, "smri", "cat12")
     unknown: dict[str, None] = {}
     for stem in stems:
         scan = scans[stem]
@@ -80,7 +78,7 @@ def read_cat12(folder: Path, name: str | None = None, known_ids: Collection[str]
                 continue
             measured[f"{prefix}volumes"] = report.volumes
             further = report.further
-            hashes.append((path.name, report.sha256))
+            gathered.has_read(path, path.name, report.sha256)
         for path in files[stem]["catROI"]:
             try:
                 tables = read_roi_tables(path)
@@ -91,24 +89,15 @@ def read_cat12(folder: Path, name: str | None = None, known_ids: Collection[str]
             for atlas, reason in tables.refused.items():
                 gathered.refuse(scan, f"{path.name}: {reason}", prefix + modality_name(atlas))
             unknown.update(dict.fromkeys(tables.unknown))
-            hashes.append((path.name, tables.sha256))
+            gathered.has_read(path, path.name, tables.sha256)
         gathered.add(scan, measured, further)
     notes = []
     if surfaces:
         notes.append(f"{surfaces} files of ROIs on the surface (catROIs_*.xml) are not read")
     if unknown:
         notes.append(f"measures of ROIs that are not read: {listed(list(unknown))}")
-    recipe = {"reader": "cat12", "scan_files": len(hashes), "sha256": sha256_of(hashes)}
-    cohort = gathered.cohort(len(claims), tuple(f"{folder.name}: {note}" for note in notes), recipe)
-    if not cohort.sources:
-        refusals = cohort.account.refusals
-        raise CohortError(
-            f"none of the {len(claims)} scans can be used",
-            where=folder,
-            expected="report/cat_NAME.xml and label/catROI_NAME.xml, as CAT12 writes them",
-            hint=f"the first was refused because: {refusals[0].reason}" if refusals else None,
-        )
-    return cohort
+    expected = "report/cat_NAME.xml and label/catROI_NAME.xml, as CAT12 writes them"
+    return gathered.cohort(len(claims), notes, expected)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str, Path]]:

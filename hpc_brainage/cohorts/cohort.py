@@ -167,8 +167,19 @@ class Cohort:
         if expression is None:
             return self
         chosen = select_scans(self.scans, expression)
-        note = f"{int((~chosen).sum())} of {len(self)} scans left out by --where {expression!r}"
         kept = tuple(self.account.refusals[place] for place in self._refusals_within(chosen))
+        return self.only(chosen, kept, f"--where {expression!r}")
+
+    def only(self, chosen: np.ndarray, kept: tuple[Refusal, ...], said: str) -> Cohort:
+        """The chosen scans, and those refusals that concern them; what is left out is noted.
+
+        Parameters
+        ----------
+        chosen : shape (scans,), bool.
+        kept : the refusals that stay listed.
+        said : what chose, for the note.
+        """
+        note = f"{int((~chosen).sum())} of {len(self)} scans left out by {said}"
         if idle := len(self.account.refusals) - len(kept):
             note += f"; {idle} refusals are of those and are not listed"
         account = replace(self.account, refusals=kept) + Account(notes=(note,))

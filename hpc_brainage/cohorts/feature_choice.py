@@ -16,14 +16,21 @@ from pandas.api.types import is_numeric_dtype
 
 from hpc_brainage.cohorts.feature_names import brain_columns, is_not_brain_name
 from hpc_brainage.cohorts.freesurfer_names import newest_spelling, older_spelling
+from hpc_brainage.cohorts.region_names import region_name
 
 
 @dataclass(frozen=True)
 class ChosenColumns:
-    """Which columns of a table are measurements, and what was decided about the others."""
+    """Which columns of a table are measurements, and what was decided about the others.
+
+    Parameters
+    ----------
+    by_pattern : they were chosen by their spelling, and by nothing else.
+    """
 
     features: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    by_pattern: bool = False
 
 
 def choose_features(
@@ -47,7 +54,8 @@ def choose_features(
     """
     free = [str(name) for name in frame.columns if name not in mapped]
     notes: list[str] = []
-    chosen = matching_columns(free, patterns) or _by_name(frame, free, declared)
+    matching = matching_columns(free, patterns)
+    chosen = matching or _by_name(frame, free, declared)
     features = []
     for name in chosen:
         if is_numeric_dtype(frame[name]) or _mostly_numbers(frame[name]):
@@ -61,13 +69,13 @@ def choose_features(
             f"{source}: {len(features)} columns are measurements; other numbers are carried along: "
             f"{listed(others, 40)} (--features chooses otherwise)"
         )
-    return ChosenColumns(tuple(features), tuple(notes))
+    return ChosenColumns(tuple(features), tuple(notes), by_pattern=bool(matching))
 
 
 def matching_columns(names: Sequence[str], patterns: str | None) -> list[str]:
     """The names that match one of the comma-separated glob patterns; none without patterns.
 
-    A structure that FreeSurfer has renamed is matched by either of its names.
+    A region is matched by the name that it has in the table, and by those of FreeSurfer.
     """
     wanted = [pattern.strip() for pattern in (patterns or "").split(",") if pattern.strip()]
     return [
@@ -75,7 +83,7 @@ def matching_columns(names: Sequence[str], patterns: str | None) -> list[str]:
         for name in names
         if any(
             fnmatchcase(spelling, pattern)
-            for spelling in {name, newest_spelling(name), older_spelling(name)}
+            for spelling in {name, region_name(name), newest_spelling(name), older_spelling(name)}
             for pattern in wanted
         )
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _SUBCORTICAL = """
     lateral-ventricle inf-lat-vent cerebellum-white-matter cerebellum-cortex thalamus-proper thalamus
@@ -97,6 +97,11 @@ def may_name_people(name: str) -> bool:
 def brain_columns(names: Sequence[str]) -> set[str]:
     """The columns among `names` that are brain measurements by their names, a connectome's too."""
     return {name for name in names if is_brain_name(name)} | connectome_columns(names)
+
+
+def edge_columns(names: Collection[str]) -> set[str]:
+    """The columns among `names` that are edges between two regions: `a--b`, or of a whole connectome."""
+    return {name for name in names if "--" in name} | connectome_columns(names)
 
 
 def connectome_columns(names: Iterable[str]) -> set[str]:

@@ -8,6 +8,7 @@ Columns that say nothing (the same for everyone, missing for most) are reported 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,11 +20,13 @@ from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalityS
 from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns, unknown_identity
 from hpc_brainage.cohorts.feature_choice import choose_features, listed
 from hpc_brainage.cohorts.feature_names import brain_columns, unit_of, zero_is_missing
-from hpc_brainage.cohorts.freesurfer_names import newest_spelling, newest_spellings
 from hpc_brainage.cohorts.people import People, read_people
+from hpc_brainage.cohorts.region_names import region_names
 from hpc_brainage.errors import CohortError
 from hpc_brainage.modality import Modality, Role
 from hpc_brainage.scans import IDENTITY
+
+_FEWEST_EDGES = 3  # of a ROI, for all of them to be missing to say something about it
 
 
 def features_from_table(
@@ -69,7 +72,7 @@ def features_from_table(
         return Cohort(source, people.scans, {}, account)
     values, unreadable = _numbers(frame, chosen.features)
     kind = _segmentation_statistic(columns.id)
-    return features_from_matrix(
+    cohort = features_from_matrix(
         values,
         chosen.features,
         people,
@@ -79,6 +82,7 @@ def features_from_table(
         statistic=kind,
         unreadable=unreadable,
     )
+    return replace(cohort, recipe={"columns_by_pattern": len(features)}) if chosen.by_pattern else cohort
 
 
 def features_from_matrix(
@@ -95,7 +99,7 @@ def features_from_matrix(
 ) -> Cohort:
     """A cohort out of a matrix of measurements and the people of its rows.
 
-    Structures that FreeSurfer has renamed get their newest names.
+    Regions get their usual names (see `region_names`), whatever the source calls them.
 
     Parameters
     ----------
@@ -107,7 +111,8 @@ def features_from_matrix(
     units : of the features, where the source states them; else their names tell.
     """
     why = dict(unreadable or {})
-    names, renamed = newest_spellings(features)
+    names, renamed = region_names(features) if role == "smri" else (tuple(features), ())
+    new_name = dict(zip(features, names, strict=True))
     units = tuple(map(unit_of, names)) if units is None else tuple(units)
     never_zero = np.array([zero_is_missing(*pair) for pair in zip(names, units, strict=True)])
     if statistic is not None:
@@ -127,10 +132,11 @@ def features_from_matrix(
     matrix = np.asarray(values, dtype=np.float32)[people.rows[kept]]
     notes = []
     if renamed:
-        shown = listed([f"{old} is {newest_spelling(old)}" for old in renamed], 3)
-        notes.append(f"{source}: {len(renamed)} columns get the newest of FreeSurfer's names: {shown}")
+        shown = listed([f"{old} -> {new_name[old]}" for old in renamed], 3)
+        notes.append(f"{source}: {len(renamed)} columns renamed: {shown}")
     notes += _zeros_to_missing(matrix, names, never_zero, source)
     notes += _weak_columns(matrix, names, source)
+    notes += _dead_rois(matrix, names, source)
     present = np.isfinite(matrix).any(axis=1)
     if absent := int((~present).sum()):
         notes.append(f"{source}: {absent} of {len(matrix)} scans have no value in any feature")
@@ -192,6 +198,30 @@ def _weak_columns(matrix: np.ndarray, names: Sequence[str], source: str) -> list
         empty = [name for name, is_missing in zip(names, mostly, strict=True) if is_missing]
         notes.append(f"{source}: {len(empty)} columns are missing in most scans: {listed(empty)}")
     return notes
+
+
+def _dead_rois(matrix: np.ndarray, names: Sequence[str], source: str) -> list[str]:
+    """In how many scans a ROI of a connectome has no edge but 0 or none at all: it has no signal there."""
+    edges: dict[str, list[int]] = defaultdict(list)
+    for column, name in enumerate(names):
+        if len(pair := name.split("--")) == 2:
+            for roi in pair:
+                edges[roi].append(column)
+    rois = [roi for roi, columns in edges.items() if len(columns) >= _FEWEST_EDGES]
+    if not rois:
+        return []
+    measured = np.asarray(np.isfinite(matrix).any(axis=1))
+    silent = np.isnan(matrix) | (matrix == 0)
+    dead = np.stack([silent[:, edges[roi]].all(axis=1) & measured for roi in rois], axis=1)
+    if not dead.any():
+        return []
+    times = dead.sum(axis=0)
+    worst = [f"{rois[roi]} in {times[roi]}" for roi in np.argsort(-times, kind="stable")[:3] if times[roi]]
+    return [
+        f"{source}: in {int(dead.any(axis=1).sum())} of {int(measured.sum())} scans a ROI has no signal: "
+        f"its edges are missing or 0 (ROIs concerned: {int((times > 0).sum())}; most often "
+        f"{', '.join(worst)})"
+    ]
 
 
 def _segmentation_statistic(id_column: str) -> str | None:

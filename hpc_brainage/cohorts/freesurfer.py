@@ -29,8 +29,6 @@ from hpc_brainage.cohorts.file_identity import Identity
 from hpc_brainage.cohorts.freesurfer_names import newest_spelling, scan_of_subject
 from hpc_brainage.cohorts.freesurfer_subject import read_subject, stats_files
 from hpc_brainage.cohorts.gathered import Gathered
-from hpc_brainage.errors import CohortError
-from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import modality_name
 
 _TEMPLATE = re.compile(r"fsaverage.*|.*_average|cvs_avg35.*")
@@ -66,12 +64,11 @@ def read_freesurfer(folder: Path, name: str | None = None, known_ids: Collection
     """
     subjects, notes = _subjects(folder)
     prefix = f"{modality_name(name)}_" if name else ""
-    gathered = Gathered(folder.name, "smri")
+    gathered = Gathered(folder, "smri", "freesurfer")
     claims: dict[Identity, list[str]] = defaultdict(list)
     for subject in subjects:
         claims[scan_of_subject(subject.name, known_ids)].append(subject.name)
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
-    hashes: list[tuple[str, str]] = []
     renamed: dict[str, None] = {}
     for subject in subjects:
         scan = scan_of_subject(subject.name, known_ids)
@@ -92,7 +89,8 @@ def read_freesurfer(folder: Path, name: str | None = None, known_ids: Collection
         )
         for modality, kind in found.kinds.items():
             kinds[modality][kind] += 1
-        hashes += [(f"{subject.name}/{file}", digest) for file, digest in found.hashes.items()]
+        for file, digest in found.hashes.items():
+            gathered.has_read(subject / file, f"{subject.name}/{file}", digest)
         renamed.update(dict.fromkeys(found.renamed))
     for modality, files in kinds.items():
         if len(files) > 1:
@@ -101,17 +99,8 @@ def read_freesurfer(folder: Path, name: str | None = None, known_ids: Collection
     if renamed:
         shown = listed([f"{old} is {newest_spelling(old)}" for old in renamed], 3)
         notes.append(f"{len(renamed)} features of older versions have the newest names: {shown}")
-    recipe = {"reader": "freesurfer", "scan_files": len(hashes), "sha256": sha256_of(hashes)}
-    cohort = gathered.cohort(len(subjects), tuple(f"{folder.name}: {note}" for note in notes), recipe)
-    if not cohort.sources:
-        refusals = cohort.account.refusals
-        raise CohortError(
-            f"none of the {len(subjects)} subjects can be used",
-            where=folder,
-            expected="SUBJECT/stats/aseg.stats, lh.aparc.stats and rh.aparc.stats",
-            hint=f"the first was refused because: {refusals[0].reason}" if refusals else None,
-        )
-    return cohort
+    expected = "SUBJECT/stats/aseg.stats, lh.aparc.stats and rh.aparc.stats"
+    return gathered.cohort(len(subjects), notes, expected)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -6,9 +6,9 @@ has, in the order of their first appearance; what a scan lacks is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,10 @@ from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalityS
 from hpc_brainage.cohorts.feature_choice import listed
 from hpc_brainage.cohorts.feature_table import features_from_matrix
 from hpc_brainage.cohorts.file_identity import Identity, scans_of
+from hpc_brainage.cohorts.fingerprint import fingerprint_of
 from hpc_brainage.cohorts.people import People
+from hpc_brainage.errors import CohortError
+from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import Role
 
 
@@ -44,18 +47,26 @@ class Gathered:
 
     Parameters
     ----------
-    source : name of the folder, for messages.
+    folder : that the scans lie in.
     role : of all modalities.
+    reader : who reads them, for the recipe.
     """
 
-    source: str
+    folder: Path
     role: Role
+    reader: str
     _scans: list[Identity] = field(default_factory=list)
     _further: list[Mapping[str, float | str]] = field(default_factory=list)
     _rows: dict[str, dict[tuple[tuple[str, ...], tuple[str, ...]], list[tuple[int, np.ndarray]]]] = field(
         default_factory=dict
     )
     _refusals: list[Refusal] = field(default_factory=list)
+    _files: dict[Path, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The folder's name, for messages."""
+        return self.folder.name
 
     def add(
         self,
@@ -81,22 +92,43 @@ class Gathered:
         source = f"{self.role}/{modality}" if modality else self.source
         self._refusals.append(Refusal(*scan, source, reason))
 
-    def cohort(self, found: int, notes: tuple[str, ...], recipe: dict[str, Any]) -> Cohort:
+    def has_read(self, path: Path, name: str, sha256: str) -> None:
+        """A file that was read: the `name` that the recipe knows it by, and the hash of its content."""
+        self._files[path] = (name, sha256)
+
+    def cohort(self, found: int, notes: Sequence[str], expected: str) -> Cohort:
         """The scans as a cohort whose ages are unknown.
 
         Parameters
         ----------
         found : how many scans the folder has, those that were refused among them.
+        notes : what to know about the folder.
+        expected : what such a folder holds, for the error.
+
+        Raises
+        ------
+        CohortError : no scan has a measurement.
         """
         scans = self._table()
         people = People(scans, np.arange(len(scans)), Account())
         rows = JoinedSource(self.source, rows=found, matched=len(scans))
-        account = Account((rows,), tuple(self._refusals), notes)
+        account = Account((rows,), tuple(self._refusals), tuple(f"{self.source}: {note}" for note in notes))
+        fingerprint = fingerprint_of(self._files)
         sources: dict[str, ModalitySource] = {}
         for name in list(self._rows):
             one = self._modality(name, people)
-            sources.update(one.sources)
+            sources |= {key: replace(new, fingerprint=fingerprint) for key, new in one.sources.items()}
             account += one.account
+        if not sources:
+            first = next((refusal.reason for refusal in self._refusals), None)
+            raise CohortError(
+                f"none of the {found} scans can be used",
+                where=self.folder,
+                expected=expected,
+                hint=f"the first was refused because: {first}" if first else None,
+            )
+        content = list(self._files.values())
+        recipe = {"reader": self.reader, "scan_files": len(content), "sha256": sha256_of(content)}
         return Cohort(self.source, scans, sources, account, recipe)
 
     def _table(self) -> pd.DataFrame:

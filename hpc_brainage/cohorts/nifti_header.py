@@ -42,11 +42,13 @@ class VolumeHeader:
     shape : (x, y, z) in RAS order.
     affine : voxel to millimetre in RAS order, shape (4, 4).
     orientation : of the axes as they are stored, such as "LAS".
+    numbers : type of the numbers as they are stored, such as "int16".
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
     orientation: str
+    numbers: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +86,13 @@ def read_header(file: BufferedIOBase, room: int, path: Path) -> tuple[VolumeHead
     """
     import nibabel
 
-    header, says_where = _parsed(file.read(_NIFTI_2_BYTES), path)
+    parsed, says_where = _parsed(file.read(_NIFTI_2_BYTES), path)
     try:
         with np.errstate(all="ignore"):
-            found = tuple(int(length) for length in header.get_data_shape())
-            dtype = np.dtype(header.get_data_dtype())
-            affine = np.array(header.get_best_affine(), dtype=np.float64)
-            start, slope, offset, millimetres = _placing(header)
+            found = tuple(int(length) for length in parsed.get_data_shape())
+            dtype = np.dtype(parsed.get_data_dtype())
+            affine = np.array(parsed.get_best_affine(), dtype=np.float64)
+            start, slope, offset, millimetres = _placing(parsed)
     except Exception as problem:
         raise _senseless(problem, path) from None
     shape = _three_axes(found, path)
@@ -124,7 +126,8 @@ def read_header(file: BufferedIOBase, room: int, path: Path) -> tuple[VolumeHead
     lengths = tuple(shape[stored_axis] for stored_axis in np.argsort(turns[:, 0]).tolist())
     turned = affine @ nibabel.orientations.inv_ornt_aff(turns, shape)
     orientation = "".join(nibabel.orientations.ornt2axcodes(turns))
-    return VolumeHeader(cast(tuple[int, int, int], lengths), turned, orientation), stored
+    header = VolumeHeader(cast(tuple[int, int, int], lengths), turned, orientation, dtype.name)
+    return header, stored
 
 
 def by(shape: Sequence[int]) -> str:

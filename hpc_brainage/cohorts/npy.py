@@ -7,30 +7,31 @@ the file.
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from hpc_brainage.cohorts.image_check import check_downloaded, check_image, missing_file
+from hpc_brainage.cohorts.image_check import Plausible, check_downloaded, check_image, missing_file
 from hpc_brainage.errors import ScanRefused
 
 _NUMERIC = "fiu"
 
 
-def load_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def load_npy(path: Path, shape: tuple[int, ...], plausible: Plausible | None = None) -> np.ndarray:
     """Read an image: every value a finite number, and not the same everywhere.
 
     Parameters
     ----------
     path : `.npy` file; `.npy.gz` too.
     shape : expected of one scan; leading axes of length 1 in the file are dropped.
+    plausible : between what its values must lie; anywhere if not given.
 
     Returns
     -------
@@ -38,10 +39,11 @@ def load_npy(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises
     ------
-    ScanRefused : see `read_npy`; or the image holds NaN or inf, or is constant (an empty image).
+    ScanRefused : see `read_npy`; or the image holds NaN, inf or implausible values, or is constant (an
+        empty image).
     """
     image = read_npy(path, shape)
-    check_image(image, path)
+    check_image(image, path, plausible)
     return image
 
 
@@ -65,13 +67,19 @@ def read_npy(path: Path, shape: tuple[int, ...] | None = None, dtype: DTypeLike 
     try:
         if path.name.endswith(".gz"):
             with gzip.open(path) as packed:
-                claimed = _claimed_bytes(cast(BinaryIO, packed), path, shape)
-                packed.seek(0)
-                content = packed.read(min(claimed + 1, sys.maxsize))  # whatever else it would unpack to
-            array = _read(io.BytesIO(content), len(content), path, shape)
+                claim = _claim(cast(BinaryIO, packed), path, shape)
+                content = packed.read(min(claim.size + 1, sys.maxsize))  # whatever else it would unpack to
+            _refuse_truncated(len(content), claim, path)
+            numbers = np.frombuffer(content, claim.dtype, math.prod(claim.shape))
         else:
             with path.open("rb") as file:
-                array = _read(file, os.fstat(file.fileno()).st_size, path, shape)
+                claim = _claim(file, path, shape)
+                _refuse_truncated(os.fstat(file.fileno()).st_size - claim.start, claim, path)
+                numbers = np.fromfile(file, claim.dtype, math.prod(claim.shape))
+            _refuse_truncated(numbers.nbytes, claim, path)  # it may have been cut just now
+        rank = len(claim.shape) if shape is None else len(shape)
+        array = numbers.reshape(claim.shape, order=claim.order)
+        array = array.reshape(_without_leading_ones(claim.shape, rank))
     except FileNotFoundError:
         raise missing_file(path) from None
     except (OSError, EOFError, zlib.error) as problem:
@@ -80,25 +88,36 @@ def read_npy(path: Path, shape: tuple[int, ...] | None = None, dtype: DTypeLike 
     except MemoryError:
         raise ScanRefused("the array does not fit into memory", where=path) from None
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=dtype)
+        return np.require(array, dtype, ["C", "W"])
 
 
-def _read(file: BinaryIO, size: int, path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    claimed = _claimed_bytes(file, path, shape)
-    if size < claimed:
+@dataclass(frozen=True)
+class _Claim:
+    """What a file says that it holds: numbers in C or Fortran order, from byte `start` on."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: Literal["C", "F"]
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Of the numbers, in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _refuse_truncated(size: int, claim: _Claim, path: Path) -> None:
+    if size < claim.size:
         raise ScanRefused(
-            f"the file is truncated: it has {size} of {claimed} bytes",
+            f"the file is truncated: it has {claim.start + size} of {claim.start + claim.size} bytes",
             where=path,
             hint="download this file again",
         )
-    file.seek(0)
-    array: np.ndarray = np.load(file, allow_pickle=False)
-    return array.reshape(_without_leading_ones(array.shape, array.ndim if shape is None else len(shape)))
 
 
-def _claimed_bytes(file: BinaryIO, path: Path, shape: tuple[int, ...] | None) -> int:
-    """How long the file says that it is; refused unless it holds numbers of this shape."""
-    found, dtype, start = npy_header(file, path)
+def _claim(file: BinaryIO, path: Path, shape: tuple[int, ...] | None) -> _Claim:
+    """What a file claims to hold; refused unless it is numbers of this shape."""
+    found, dtype, start, order = npy_header(file, path)
     if dtype.hasobject:
         raise ScanRefused(
             "the array holds pickled Python objects, which could run any program when read",
@@ -113,19 +132,19 @@ def _claimed_bytes(file: BinaryIO, path: Path, shape: tuple[int, ...] | None) ->
         raise ScanRefused(
             f"the array has shape {found}", where=path, expected=f"{shape}, after any leading 1"
         )
-    return start + math.prod(found) * dtype.itemsize
+    return _Claim(found, dtype, order, start)
 
 
-def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type and start of the data, as the file claims them; `ScanRefused` if it does not."""
+def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, int, Literal["C", "F"]]:
+    """Shape, type, start and order of the data, as the file claims them; `ScanRefused` if it does not."""
     check_downloaded(file.read(64), path)
     file.seek(0)
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise ValueError(f"format version {version}")
         if any(length < 0 for length in shape):
@@ -138,7 +157,7 @@ def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, i
             expected="an array that numpy.save wrote",
             hint="download or write this file again",
         ) from None
-    return shape, dtype, file.tell()
+    return shape, dtype, file.tell(), "F" if fortran else "C"
 
 
 def _without_leading_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

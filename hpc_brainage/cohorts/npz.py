@@ -112,7 +112,7 @@ def _headers(path: Path) -> dict[str, ArrayHeader]:
                     continue
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as file:
-                    shape, dtype, start = npy_header(cast(BinaryIO, file), path)
+                    shape, dtype, start, _ = npy_header(cast(BinaryIO, file), path)
                 if dtype.hasobject:
                     raise CohortError(
                         "the file holds pickled objects, which can run anything when they are opened",

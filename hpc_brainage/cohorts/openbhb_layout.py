@@ -12,15 +12,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hpc_brainage.cohorts.openbhb_names import (
-    ARRAYS,
-    OpenBHBArray,
-    roi_feature_names,
-    roi_feature_units,
-)
+from hpc_brainage.cohorts.openbhb_names import ARRAYS, OpenBHBArray, array_modality
 from hpc_brainage.errors import CohortError
 from hpc_brainage.files import read_json
 from hpc_brainage.modality import Modality
@@ -117,15 +112,8 @@ def describe_array(folder: Path, array: OpenBHBArray) -> Modality:
     if len(shape) != len(array.shape) or min(shape) < 1:
         raise _contradiction(path, array, f"has shape {shape}")
     if array.kind == "volume":
-        return Modality(
-            role="smri",
-            name=array.name,
-            kind="volume",
-            shape=shape,
-            units=("",),
-            affine=_affine(folder, array, shape),
-        )
-    if array.kind == "surface":
+        fits = True
+    elif array.kind == "surface":
         fits = shape[0] == len(channels)
     elif len(shape) == 1:
         fits = shape == (len(regions),) and len(channels) == 1
@@ -134,24 +122,8 @@ def describe_array(folder: Path, array: OpenBHBArray) -> Modality:
     if not fits:
         named = f"{len(channels)} channels and {len(regions)} regions"
         raise _contradiction(path, array, f"has shape {shape}, but names {named}")
-    if array.kind == "surface":
-        return Modality(
-            role="smri",
-            name=array.name,
-            kind="surface",
-            shape=shape,
-            features=channels,
-            units=tuple("mm" if name.endswith("thickness") else "" for name in channels),
-        )
-    names = roi_feature_names(regions, channels)
-    return Modality(
-        role="smri",
-        name=array.name,
-        kind="features",
-        shape=(len(names),),
-        features=names,
-        units=roi_feature_units(regions, channels),
-    )
+    affine = _affine(folder, array, shape) if array.kind == "volume" else None
+    return array_modality(replace(array, shape=shape, regions=regions, channels=channels), affine)
 
 
 def _files(folder: Path) -> Iterator[Path]:

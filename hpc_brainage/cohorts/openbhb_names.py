@@ -3,7 +3,8 @@
 OpenBHB (Dufumier et al. 2022, NeuroImage 263:119637) describes its arrays in `resource/resources.json`;
 what stands here is the same description for a download that lacks that file. The region names are
 those of the atlases: Neuromorphometrics as CAT12 abbreviates it, Desikan-Killiany and Destrieux as
-FreeSurfer spells them.
+FreeSurfer spells them. The features of a cohort have the names that FreeSurfer's and CAT12's own tables
+give them (see `region_names`), so that a model of OpenBHB meets other cohorts, too.
 
 The numbers of an ROI table are channel-major: all regions of the first channel, then all regions of
 the second, and so on; within a FreeSurfer channel the left hemisphere comes first.
@@ -14,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from hpc_brainage.modality import Kind
+from hpc_brainage.cohorts.region_names import DESIKAN, DESTRIEUX, region_names
+from hpc_brainage.modality import Kind, Modality
 
 # The order of the seven numbers that FreeSurfer's cortical statistics give for a region.
 FREESURFER_CHANNELS = (
@@ -40,36 +42,11 @@ _NEUROMORPHOMETRICS = """
     ParHipGy PosIns ParOpe PoCGy PosOrbGy Pla PrcGy Tem SCA SupFroGy Cbr+Mot SupMarGy SupOccGy SupParLo
     SupTemGy TemPo InfFroAngGy TemTraGy
 """
-_DESIKAN = """
-    bankssts caudalanteriorcingulate caudalmiddlefrontal cuneus entorhinal fusiform inferiorparietal
-    inferiortemporal isthmuscingulate lateraloccipital lateralorbitofrontal lingual medialorbitofrontal
-    middletemporal parahippocampal paracentral parsopercularis parsorbitalis parstriangularis
-    pericalcarine postcentral posteriorcingulate precentral precuneus rostralanteriorcingulate
-    rostralmiddlefrontal superiorfrontal superiorparietal superiortemporal supramarginal frontalpole
-    temporalpole transversetemporal insula
-"""
-_DESTRIEUX = """
-    G_and_S_frontomargin G_and_S_occipital_inf G_and_S_paracentral G_and_S_subcentral
-    G_and_S_transv_frontopol G_and_S_cingul-Ant G_and_S_cingul-Mid-Ant G_and_S_cingul-Mid-Post
-    G_cingul-Post-dorsal G_cingul-Post-ventral G_cuneus G_front_inf-Opercular G_front_inf-Orbital
-    G_front_inf-Triangul G_front_middle G_front_sup G_Ins_lg_and_S_cent_ins G_insular_short
-    G_occipital_middle G_occipital_sup G_oc-temp_lat-fusifor G_oc-temp_med-Lingual G_oc-temp_med-Parahip
-    G_orbital G_pariet_inf-Angular G_pariet_inf-Supramar G_parietal_sup G_postcentral G_precentral
-    G_precuneus G_rectus G_subcallosal G_temp_sup-G_T_transv G_temp_sup-Lateral G_temp_sup-Plan_polar
-    G_temp_sup-Plan_tempo G_temporal_inf G_temporal_middle Lat_Fis-ant-Horizont Lat_Fis-ant-Vertical
-    Lat_Fis-post Pole_occipital Pole_temporal S_calcarine S_central S_cingul-Marginalis
-    S_circular_insula_ant S_circular_insula_inf S_circular_insula_sup S_collat_transv_ant
-    S_collat_transv_post S_front_inf S_front_middle S_front_sup S_interm_prim-Jensen
-    S_intrapariet_and_P_trans S_oc_middle_and_Lunatus S_oc_sup_and_transversal S_occipital_ant
-    S_oc-temp_lat S_oc-temp_med_and_Lingual S_orbital_lateral S_orbital_med-olfact S_orbital-H_Shaped
-    S_parieto_occipital S_pericallosal S_postcentral S_precentral-inf-part S_precentral-sup-part
-    S_suborbital S_subparietal S_temporal_inf S_temporal_sup S_temporal_transverse
-"""
 
 
-def _both_sides(names: str) -> tuple[str, ...]:
+def _both_sides(regions: tuple[str, ...]) -> tuple[str, ...]:
     """Regions of the left hemisphere, then of the right, as FreeSurfer's tables go."""
-    return tuple(f"{side}-{region}" for side in ("lh", "rh") for region in names.split())
+    return tuple(f"{side}-{region}" for side in ("lh", "rh") for region in regions)
 
 
 # CAT12 alternates the sides instead, and gives grey matter of all regions, then fluid of all regions.
@@ -79,8 +56,8 @@ VBM_REGIONS = tuple(
     for region in _NEUROMORPHOMETRICS.split()
     for side in ("l", "r")
 )
-DESIKAN_REGIONS = _both_sides(_DESIKAN)
-DESTRIEUX_REGIONS = _both_sides(_DESTRIEUX)
+DESIKAN_REGIONS = _both_sides(DESIKAN)
+DESTRIEUX_REGIONS = _both_sides(DESTRIEUX)
 
 
 @dataclass(frozen=True)
@@ -177,11 +154,13 @@ ARRAYS = (
 def roi_feature_names(regions: tuple[str, ...], channels: tuple[str, ...]) -> tuple[str, ...]:
     """Names of a flattened ROI table in its channel-major order.
 
-    With several channels a feature is `{region}_{channel}`; with one it is the region's own name.
+    Region and channel are OpenBHB's: `lh-bankssts` and `average_thickness_mm` make the feature
+    `lh_bankssts_thickness`. Where there is one channel only, a feature has the region's own name.
     """
     if len(channels) == 1:
         return regions
-    return tuple(f"{region}_{channel}" for channel in channels for region in regions)
+    spelled = [f"{region}_{channel}" for channel in channels for region in regions]
+    return region_names(spelled)[0]
 
 
 def channel_unit(channel: str) -> str:
@@ -193,3 +172,15 @@ def channel_unit(channel: str) -> str:
 def roi_feature_units(regions: tuple[str, ...], channels: tuple[str, ...]) -> tuple[str, ...]:
     """Units of the same features. OpenBHB does not state the unit of CAT12's volumes: "" there."""
     return tuple(channel_unit(channel) for channel in channels for _ in regions)
+
+
+def array_modality(array: OpenBHBArray, affine: tuple[tuple[float, ...], ...] | None = None) -> Modality:
+    """The modality that an array is in a cohort; `affine` is that of a volume, where it is known."""
+    if array.kind == "volume":
+        return Modality("smri", array.name, "volume", array.shape, (), ("",), affine)
+    if array.kind == "surface":
+        units = tuple("mm" if name.endswith("thickness") else "" for name in array.channels)
+        return Modality("smri", array.name, "surface", array.shape, array.channels, units)
+    names = roi_feature_names(array.regions, array.channels)
+    units = roi_feature_units(array.regions, array.channels)
+    return Modality("smri", array.name, "features", (len(names),), names, units)

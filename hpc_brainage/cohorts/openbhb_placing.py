@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.cohorts.fingerprint import fingerprint_of
+from hpc_brainage.cohorts.image_check import INTENSITY, MODULATED
 from hpc_brainage.cohorts.npy import load_npy, read_npy
 from hpc_brainage.cohorts.openbhb_names import OpenBHBArray
-from hpc_brainage.cohorts.openbhb_roi import RoiTable, never_zero
-from hpc_brainage.errors import ScanRefused
-from hpc_brainage.files import sha256_of
+from hpc_brainage.cohorts.openbhb_roi import RoiTable, checked_roi, never_zero
 from hpc_brainage.modality import Modality
 
 Scan = tuple[str, str]  # participant, session
@@ -93,26 +93,9 @@ def place_array(
         only_here=tuple(strangers),
         without=len(scans) - len(loaders),
     )
-    placed = ModalitySource(modality, present, lambda row: loaders[row](), _fingerprint(files))
+    mark = fingerprint_of(path for paths in files.values() for path in paths)
+    placed = ModalitySource(modality, present, lambda row: loaders[row](), mark)
     return placed, Account((source,), refusals, tuple(notes))
-
-
-def _fingerprint(files: Mapping[Scan, Sequence[Path]]) -> str:
-    """A hash of the names and sizes of the files: a truncated one that was mended makes another.
-
-    Not of their times, which every copy changes, nor of their contents, which are hundreds of gigabytes.
-    """
-    if not files:
-        return ""
-    return sha256_of(sorted([path.name, _size(path)] for paths in files.values() for path in paths))
-
-
-def _size(path: Path) -> int:
-    """In bytes; -1 for a file that cannot be asked, such as a link whose content is elsewhere."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 def _zeros_to_missing(path: Path, table: RoiTable, modality: Modality) -> list[str]:
@@ -129,7 +112,10 @@ def _zeros_to_missing(path: Path, table: RoiTable, modality: Modality) -> list[s
 
 
 def _file_loader(array: OpenBHBArray, modality: Modality, path: Path) -> Callable[[], np.ndarray]:
-    if array.kind != "features":
+    if array.kind == "volume":
+        plausible = MODULATED if array.name == "cat12vbm" else INTENSITY
+        return partial(load_npy, path, modality.shape, plausible)
+    if array.kind == "surface":
         return partial(load_npy, path, modality.shape)
     shape = modality.shape
     if len(array.shape) == 2:
@@ -140,10 +126,4 @@ def _file_loader(array: OpenBHBArray, modality: Modality, path: Path) -> Callabl
 
 def _load_roi(path: Path, shape: tuple[int, ...], zero_is_missing: np.ndarray) -> np.ndarray:
     """The features of one person, channel after channel, by the rules of the ROI tables."""
-    values = read_npy(path, shape).reshape(-1)
-    values[(values == 0) & zero_is_missing] = np.nan
-    if np.isinf(values).any():
-        raise ScanRefused("a feature is infinite", where=path)
-    if np.isnan(values).all():
-        raise ScanRefused("no feature has a value", where=path)
-    return values
+    return checked_roi(read_npy(path, shape).reshape(-1), zero_is_missing, path)

@@ -13,7 +13,7 @@ import pandas as pd
 from hpc_brainage.cohorts.feature_names import zero_is_missing
 from hpc_brainage.cohorts.people import identities
 from hpc_brainage.cohorts.tables import MISSING_MARKERS
-from hpc_brainage.errors import CohortError
+from hpc_brainage.errors import CohortError, ScanRefused
 from hpc_brainage.modality import Modality
 
 
@@ -91,6 +91,21 @@ def never_zero(modality: Modality) -> np.ndarray:
     """
     pairs = zip(modality.features, modality.units, strict=True)
     return np.array([zero_is_missing(name, unit) for name, unit in pairs], dtype=bool)
+
+
+def checked_roi(values: np.ndarray, zero_is_missing: np.ndarray, path: Path) -> np.ndarray:
+    """The features of one person, shape (features,), by the rules of the tables; changed in place.
+
+    Raises
+    ------
+    ScanRefused : a feature is infinite, or none has a value.
+    """
+    values[(values == 0) & zero_is_missing] = np.nan
+    if np.isinf(values).any():
+        raise ScanRefused("a feature is infinite", where=path)
+    if np.isnan(values).all():
+        raise ScanRefused("no feature has a value", where=path)
+    return values
 
 
 def _parse(path: Path, names: list[str], keys: Set[str]) -> dict[str, np.ndarray]:

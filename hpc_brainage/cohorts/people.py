@@ -96,7 +96,7 @@ def read_people(
         [scans, *(frame[old].reset_index(drop=True).rename(new) for old, new in further.items())],
         axis=1,
     )
-    refusals = tuple(_refusal(scans, row, source, why[row]) for row in sorted(why))
+    refusals = _refusals(scans, source, why)
     result = kept.iloc[taken].reset_index(drop=True)
     result.attrs = {}
     if columns.age is not None and (unknown := int(result["age"].isna().sum())):
@@ -329,6 +329,10 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _refusal(scans: pd.DataFrame, row: int, source: str, reason: str) -> Refusal:
-    participant, session, run = (str(scans[column].iloc[row]) for column in IDENTITY)
-    return Refusal(participant or f"(row {row + 1})", session, run, source, reason)
+def _refusals(scans: pd.DataFrame, source: str, why: Mapping[int, str]) -> tuple[Refusal, ...]:
+    """One for each scan that is refused, with every reason that its rows give."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in sorted(why):
+        participant, session, run = (str(scans[column].iloc[row]) for column in IDENTITY)
+        reasons.setdefault((participant or f"(row {row + 1})", session, run), []).append(why[row])
+    return tuple(Refusal(*scan, source, "; ".join(dict.fromkeys(said))) for scan, said in reasons.items())

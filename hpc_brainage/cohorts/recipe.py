@@ -23,45 +23,40 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from hpc_brainage.cohorts.chosen_participants import participant_labels
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.cohorts.columns import ColumnMap
-from hpc_brainage.cohorts.sources import AddedSource, Connectivity, open_cohort
+from hpc_brainage.cohorts.reading import CHOICES, Reading
+from hpc_brainage.cohorts.resample import BUNDLED_MM
+from hpc_brainage.cohorts.sources import AddedSource, open_cohort
 from hpc_brainage.errors import UsageError, nearest
 
 _COLUMN_KEYS = tuple(item.name for item in fields(ColumnMap))
-_OTHER_KEYS = ("source", "output", "add", "features", "where", "name", "connectivity", "role", "entities")
+_READING_KEYS = (
+    "features", "connectivity", "role", "entities", "atlas", "confounds", "participant_label", "voxels",
+    "resample",
+)  # fmt: skip
+_OTHER_KEYS = ("source", "output", "add", "where", "name")
 _ADDED_KEYS = ("role", "name", "path", "arrays")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `open_cohort` needs, and where the store shall go (`None`: the default place)."""
+    """What `open_cohort` needs, and where the store shall go: a path, a URL, or `None`, the default."""
 
     source: Path
-    output: Path | None = None
-    columns: ColumnMap = field(default_factory=ColumnMap)
+    output: Path | str | None = None
+    reading: Reading = field(default_factory=Reading)
     add: tuple[AddedSource, ...] = ()
-    features: str | None = None
     where: str | None = None
     name: str | None = None
-    connectivity: Connectivity = "pearson"
-    role: str | None = None
-    entities: str | None = None
 
     def open(self) -> Cohort:
         """The cohort that the recipe describes."""
         return open_cohort(
-            self.source,
-            columns=self.columns,
-            add=self.add,
-            features=self.features,
-            where=self.where,
-            name=self.name,
-            connectivity=self.connectivity,
-            role=self.role,
-            entities=self.entities,
+            self.source, reading=self.reading, add=self.add, where=self.where, name=self.name
         )
 
 
@@ -79,25 +74,38 @@ def read_recipe(path: Path) -> Recipe:
         raise UsageError("the recipe is missing", where=path) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise UsageError(f"not readable as TOML ({problem})", where=path) from None
-    _check_keys(content, (*_COLUMN_KEYS, *_OTHER_KEYS), path)
+    _check_keys(content, (*_COLUMN_KEYS, *_READING_KEYS, *_OTHER_KEYS), path)
     added = content.pop("add", [])
     codes = content.pop("sex_codes", None)
     if not isinstance(added, list) or not all(isinstance(item, dict) for item in added):
         raise UsageError("add is a list of tables", where=path, expected="[[add]] before each of them")
     if codes is not None and not isinstance(codes, dict):
         raise UsageError("sex_codes is a table", where=path, expected='[sex_codes], then 1 = "M"')
+    labels = content.pop("participant_label", None)
+    if labels is not None:
+        labels = [labels] if not isinstance(labels, list) else labels
+        for label in labels:
+            _check_text(label, "participant_label", path)
     for key, value in content.items():
         _check_text(value, key, path)
     _check_choice(content, "age_unit", ("years", "months"), path)
-    _check_choice(content, "connectivity", get_args(Connectivity), path)
+    for key, known in CHOICES.items():
+        _check_choice(content, key, known, path)
     if "source" not in content:
         raise UsageError("the recipe names no source", where=path, expected='source = "PATH"')
     columns: dict[str, Any] = {key: content.pop(key) for key in _COLUMN_KEYS if key in content}
+    said: dict[str, Any] = {key: content.pop(key) for key in _READING_KEYS if key in content}
+    if "atlas" in said:
+        said["atlas"] = _beside(path, said["atlas"])
+    if "resample" in said and said["resample"] not in BUNDLED_MM:
+        said["resample"] = str(_beside(path, said["resample"]))
     output = content.pop("output", None)
     return Recipe(
         source=_beside(path, content.pop("source")),
-        output=None if output is None else _beside(path, output),
-        columns=ColumnMap(**columns, sex_codes=codes),
+        output=output if output is None or "://" in output else _beside(path, output),
+        reading=Reading(
+            ColumnMap(**columns, sex_codes=codes), participants=participant_labels(labels), **said
+        ),
         add=tuple(_added(item, path) for item in added),
         **content,
     )

@@ -19,6 +19,7 @@ from hpc_brainage.cohorts.file_identity import (
     refuse_repeated,
     scans_of,
 )
+from hpc_brainage.cohorts.fingerprint import fingerprint_of
 from hpc_brainage.cohorts.image_check import missing_file
 from hpc_brainage.cohorts.series_file import stem
 from hpc_brainage.errors import CohortError, ScanRefused
@@ -74,6 +75,8 @@ def read_relmats(files: Sequence[Path], role: str = "fmri", name: str = "fc") ->
     names = edge_names(labels, prefix)
     modality = Modality(cast(Role, role), name, "features", (len(names),), names, ("",) * len(names))
     loaders = [bind(_load, files[place], labels, pearson) for place in usable]
+    present = np.ones(len(usable), dtype=bool)
+    fingerprint = fingerprint_of(files[place] for place in usable)
     account = Account(
         (JoinedSource(name, rows=len(files), matched=len(usable)),),
         tuple(Refusal(*identities[place], name, refused[place]) for place in sorted(refused)),
@@ -82,7 +85,7 @@ def read_relmats(files: Sequence[Path], role: str = "fmri", name: str = "fc") ->
     return Cohort(
         name,
         scans_of([identities[place] for place in usable]),
-        {modality.key: ModalitySource(modality, np.ones(len(usable), bool), lambda row: loaders[row]())},
+        {modality.key: ModalitySource(modality, present, lambda row: loaders[row](), fingerprint)},
         account,
         {"reader": "relmat", "scan_files": len(files), "sha256": sha256_of(contents)},
     )

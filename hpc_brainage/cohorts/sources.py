@@ -7,23 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
+from hpc_brainage.cohorts.chosen_participants import only_participants
 from hpc_brainage.cohorts.cohort import Cohort
-from hpc_brainage.cohorts.columns import ColumnMap
 from hpc_brainage.cohorts.feature_choice import matching_columns
 from hpc_brainage.cohorts.join import join, without_the_unmeasured
+from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.table_cohort import added_npz, added_table, main_npz, main_table
+from hpc_brainage.cohorts.table_folder import measured_tables, people_of, role_of
 from hpc_brainage.cohorts.tables import is_table, table_stem
 from hpc_brainage.errors import CohortError, UsageError
 from hpc_brainage.modality import ROLES, check_role, modality_name
 from hpc_brainage.scans import with_plain_cells
 
-Connectivity = Literal["pearson", "partial", "tangent"]
-
 _KNOWN = (
     "an OpenBHB folder, BIDS derivatives, a FreeSurfer subjects directory, a folder of CAT12's XML, of "
-    "images or of ROI time series, a table (CSV, TSV, Parquet) or an .npz"
+    "images, of ROI time series, or of participants.tsv and tables, a table (CSV, TSV, Parquet) or an .npz"
 )
 
 
@@ -79,14 +78,10 @@ def parse_added(text: str) -> AddedSource:
 def open_cohort(
     source: Path,
     *,
-    columns: ColumnMap | None = None,
+    reading: Reading | None = None,
     add: Sequence[AddedSource] = (),
-    features: str | None = None,
     where: str | None = None,
     name: str | None = None,
-    connectivity: Connectivity = "pearson",
-    role: str | None = None,
-    entities: str | None = None,
 ) -> Cohort:
     """Open a source, join the added ones to it, and keep the scans that have a measurement.
 
@@ -94,42 +89,40 @@ def open_cohort(
     ----------
     source : an OpenBHB folder, BIDS derivatives, a FreeSurfer subjects directory, a folder of CAT12's
         XML, of images or of ROI time series, a table or an .npz.
-    columns : which columns say who, how old and so on; the others are recognised.
+    reading : how this source and the added ones are read; as it stands by default if not given.
     add : further sources, joined by participant (and session).
-    features : glob patterns of the columns that are measurements, for tables that have such columns.
     where : only these scans, as in "dx == 'TC'".
     name : of the cohort; if not given, the file's or folder's own, and "openbhb" for an OpenBHB.
-    connectivity : how ROI time series become edges: "pearson", "partial" or "tangent".
-    role : of the measurements in `source` itself, where it is a table, an .npz, images or time series.
-    entities : which files of BIDS derivatives are meant, as in "space=MNI152NLin2009cAsym,desc=preproc".
 
     Raises
     ------
     CohortError : something on disk cannot be read as it stands, or no scan has a measurement.
     UsageError : a pattern, a role or a selection that fits nothing.
     """
-    from hpc_brainage.cohorts.bids import check_entities_used
+    from hpc_brainage.cohorts.bids import check_atlas_used, check_entities_used
+    from hpc_brainage.cohorts.resample import check_resample_heard
 
-    columns = columns or ColumnMap()
-    if role is not None:
-        check_role(role)
-    cohort = _open_main(source.expanduser(), columns, features, connectivity, role, entities)
-    said = {"role": role, "features": features, "connectivity": connectivity}
-    _refuse_said_in_vain(cohort, source, {**columns.describe(), **said}, joined=bool(add))
+    reading = reading or Reading()
+    source, beside = _people_and_tables(source.expanduser())
+    add = (*beside, *add)
+    cohort = _open_main(source, reading)
+    _refuse_said_in_vain(cohort, source, reading, joined=bool(add))
     cohort = replace(cohort, name=name) if name else cohort
     for added in add:
         for path in _expand(added.path.expanduser(), added.role):
-            side = _open_added(path, added, columns, features, connectivity, entities, cohort)
-            cohort = join(cohort, side)
-    check_entities_used(entities, cohort)
-    said = {"features": features, "where": where, "connectivity": connectivity, "entities": entities}
-    cohort = replace(cohort, recipe={**cohort.recipe, "options": {**columns.describe(), **said}})
-    _check_measured(cohort, source, features)
+            cohort = join(cohort, _open_added(path, added, reading, cohort))
+    check_entities_used(reading.entities, cohort)
+    check_atlas_used(reading.atlas, cohort)
+    check_resample_heard(reading.resample, cohort)
+    cohort = replace(cohort, recipe={**cohort.recipe, "options": reading.describe(where)})
+    _check_measured(cohort, source, reading.features)
     cohort = replace(cohort, scans=with_plain_cells(cohort.scans))
+    cohort = only_participants(cohort, reading.participants)
     chosen = without_the_unmeasured(cohort.where(where))
     if not len(chosen):
         raise UsageError(
-            "none of the scans that the selection matches has a measurement", where=f"--where {where!r}"
+            "none of the scans that the selection matches has a measurement",
+            where="--participant-label" if where is None else f"--where {where!r}",
         )
     return chosen
 
@@ -165,53 +158,66 @@ def _without_pattern(path: Path) -> Path:
     return patterns[-1].parent if patterns else path
 
 
-def _open_main(
-    source: Path,
-    columns: ColumnMap,
-    features: str | None,
-    connectivity: Connectivity,
-    role: str | None,
-    entities: str | None,
-) -> Cohort:
+def _people_and_tables(source: Path) -> tuple[Path, list[AddedSource]]:
+    """A folder that is a table of people and tables beside it, as these; any other source as it is."""
+    people = None if _is_one_source(source) else people_of(source)
+    if people is None:
+        return source, []
+    tables = measured_tables(source)
+    called = {table: None if table.name.startswith(ROLES) else source.name for table in tables}
+    return people, [AddedSource(role_of(table), called[table], table) for table in tables]
+
+
+def _is_one_source(path: Path) -> bool:
+    """Whether a reader of its own knows what lies at this path."""
+    from hpc_brainage.cohorts.bids import is_bids
+    from hpc_brainage.cohorts.cat12 import is_cat12
+    from hpc_brainage.cohorts.freesurfer import is_freesurfer
+    from hpc_brainage.cohorts.openbhb import is_openbhb
+    from hpc_brainage.cohorts.openbhb_matrix import is_openbhb_matrix
+    from hpc_brainage.cohorts.timeseries import is_timeseries
+    from hpc_brainage.cohorts.volumes import is_volumes
+
+    readers = (is_bids, is_freesurfer, is_timeseries, is_cat12, is_volumes, is_openbhb_matrix)
+    return any(is_one(path) for is_one in readers) or (path.is_dir() and is_openbhb(path))
+
+
+def _open_main(source: Path, reading: Reading) -> Cohort:
     from hpc_brainage.cohorts.bids import is_bids, read_bids
     from hpc_brainage.cohorts.cat12 import is_cat12, read_cat12
     from hpc_brainage.cohorts.freesurfer import is_freesurfer, read_freesurfer
     from hpc_brainage.cohorts.openbhb import is_openbhb, read_openbhb
+    from hpc_brainage.cohorts.openbhb_matrix import is_openbhb_matrix, read_openbhb_matrix
     from hpc_brainage.cohorts.timeseries import is_timeseries, read_timeseries
     from hpc_brainage.cohorts.volumes import is_volumes, read_volumes
 
+    role, columns = reading.role, reading.columns
+    if is_openbhb_matrix(source):
+        return read_openbhb_matrix(source, "openbhb")
     if source.is_dir() and is_openbhb(source):
         return read_openbhb(source, "openbhb")  # whatever the folder is called
     if is_freesurfer(source):  # before BIDS, whose derivatives may be a subjects directory
         _check_structural(role, source)
         cohort = read_freesurfer(source)
     elif is_bids(source):
-        cohort = read_bids(source, columns, entities, connectivity)
+        cohort = read_bids(source, reading)
     elif is_cat12(source):
         _check_structural(role, source)
         cohort = read_cat12(source)
     elif is_volumes(source, role):
-        cohort = read_volumes(source, role or "smri", modality_of(source))
+        cohort = read_volumes(source, role or "smri", modality_of(source), reading=reading)
     elif is_timeseries(source):
-        cohort = read_timeseries(source, role or "fmri", modality_of(source), kind=connectivity)
+        cohort = read_timeseries(source, role or "fmri", modality_of(source), kind=reading.connectivity)
     elif source.suffix.lower() == ".npz":
         cohort = main_npz(source, columns, role, modality_of(source))
     elif source.is_file() and is_table(source):
-        cohort = main_table(source, columns, role, modality_of(source), features)
+        cohort = main_table(source, columns, role, modality_of(source), reading.features)
     else:
         raise _unknown(source)
     return replace(cohort, name=cohort_name(source))
 
 
-def _open_added(
-    path: Path,
-    added: AddedSource,
-    columns: ColumnMap,
-    features: str | None,
-    connectivity: Connectivity,
-    entities: str | None,
-    main: Cohort,
-) -> Cohort:
+def _open_added(path: Path, added: AddedSource, reading: Reading, main: Cohort) -> Cohort:
     """One added file or folder; it says who was scanned, and nothing else about them is used."""
     from hpc_brainage.cohorts.bids import added_bids, is_bids
     from hpc_brainage.cohorts.cat12 import is_cat12, read_cat12
@@ -221,22 +227,22 @@ def _open_added(
 
     known = frozenset(main.scans["participant_id"])
     if path.suffix.lower() == ".npz":
-        return added_npz(path, columns, added.role, added.modality, added.arrays)
+        return added_npz(path, reading.columns, added.role, added.modality, added.arrays)
     if is_freesurfer(path):
         _check_structural(added.role, path)
         return read_freesurfer(path, added.name, known)
     if is_bids(path):
         name = modality_name(added.name) if added.name else None
-        return added_bids(path, added.role, name, entities, connectivity, known)
+        return added_bids(path, added.role, name, reading, known)
     if is_cat12(path):
         _check_structural(added.role, path)
         return read_cat12(path, added.name, known)
     if is_volumes(path, added.role):
-        return read_volumes(path, added.role, added.modality, known)
+        return read_volumes(path, added.role, added.modality, known, reading)
     if is_timeseries(path):
-        return read_timeseries(path, added.role, added.modality, kind=connectivity, known_ids=known)
+        return read_timeseries(path, added.role, added.modality, kind=reading.connectivity, known_ids=known)
     if path.is_file() and is_table(path):
-        return added_table(path, columns, added.role, added.modality, features, known)
+        return added_table(path, reading.columns, added.role, added.modality, reading.features, known)
     raise _unknown(path)
 
 
@@ -253,8 +259,7 @@ def _expand(path: Path, role: str) -> list[Path]:
     if any(is_one(path) for is_one in (is_bids, is_freesurfer, is_timeseries, is_cat12)):
         return [path]
     if path.is_dir():
-        tables = [file for file in sorted(path.iterdir()) if is_table(file) or file.suffix == ".npz"]
-        return [file for file in tables if table_stem(file.name) != "participants"] or [path]
+        return measured_tables(path) or [path]
     found = sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207 - any part of it may be a pattern
     if not found:
         raise CohortError("there is nothing at this path", where=path, expected=_KNOWN)
@@ -266,11 +271,17 @@ def _check_structural(role: str | None, path: Path) -> None:
         raise UsageError(f"FreeSurfer and CAT12 measure structure, not {role}", where=path, expected="smri")
 
 
-def _refuse_said_in_vain(cohort: Cohort, source: Path, said: Mapping[str, object], joined: bool) -> None:
+def _refuse_said_in_vain(cohort: Cohort, source: Path, reading: Reading, joined: bool) -> None:
     """What is said about columns must be meant for a table that has them, or it would go unheard."""
     reader = cohort.recipe.get("reader")
     if reader not in _WITHOUT_NAMED_COLUMNS:
         return
+    said = {
+        **reading.columns.describe(),
+        "role": reading.role,
+        "features": reading.features,
+        "connectivity": reading.connectivity,
+    }
     heard = {"id", "session", "run", "features", "connectivity"} if joined else set()  # by an added source
     heard |= set() if reader == "openbhb" else {"role", "connectivity"}
     unheard = [what for what, value in said.items() if what not in heard and value not in (None, "pearson")]
@@ -308,7 +319,9 @@ def _check_measured(cohort: Cohort, source: Path, features: str | None) -> None:
             hint=f"the first was refused because {refused[0].reason}" if refused else None,
         )
     names = [name for found in cohort.sources.values() for name in found.modality.features]
-    if features is not None and not matching_columns(names, features):
+    recipes = [cohort.recipe, *cohort.recipe.get("added", [])]
+    chosen = any("columns_by_pattern" in recipe for recipe in recipes)  # some have other names by now
+    if features is not None and not chosen and not matching_columns(names, features):
         raise UsageError(
             "no column that could be a measurement has such a name", where=f"--features {features}"
         )

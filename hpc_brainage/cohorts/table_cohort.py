@@ -20,7 +20,7 @@ from hpc_brainage.cohorts.columns import (
     usual_columns,
 )
 from hpc_brainage.cohorts.feature_names import (
-    connectome_columns,
+    edge_columns,
     is_brain_name,
     is_not_brain_name,
     may_name_people,
@@ -205,8 +205,7 @@ def _role(role: str | None, path: Path, names: Collection[str]) -> Role:
     if role is None:
         role = next((known for known in ROLES if path.name.lower().startswith(f"{known}_")), None)
     if role is None:
-        edges = {name for name in names if "--" in name} | connectome_columns(names)
-        role = "fmri" if 2 * len(edges) > len(names) else "smri"
+        role = "fmri" if 2 * len(edge_columns(names)) > len(names) else "smri"
     return cast(Role, role)
 
 
@@ -221,5 +220,5 @@ def _with_recipe(cohort: Cohort, path: Path, notes: tuple[str, ...]) -> Cohort:
     return replace(
         cohort,
         account=cohort.account + Account(notes=notes),
-        recipe={"reader": reader, "files": [input_file(path)]},
+        recipe={"reader": reader, "files": [input_file(path)], **cohort.recipe},
     )

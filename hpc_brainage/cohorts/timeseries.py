@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial as bind
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from hpc_brainage.cohorts import connectivity
-from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
-from hpc_brainage.cohorts.file_identity import refuse_repeated, scans_of
+from hpc_brainage.cohorts.cohort import Cohort
+from hpc_brainage.cohorts.edges import SeriesOfScans, Survey
+from hpc_brainage.cohorts.file_identity import refuse_repeated
+from hpc_brainage.cohorts.fingerprint import fingerprint_of
+from hpc_brainage.cohorts.reading import Connectivity
 from hpc_brainage.cohorts.series_file import (
     is_named_as_series,
     looks_like_people,
@@ -22,12 +25,6 @@ from hpc_brainage.cohorts.series_file import (
 )
 from hpc_brainage.errors import CohortError, ScanRefused, UsageError, nearest
 from hpc_brainage.files import sha256_of, sha256_of_file
-from hpc_brainage.modality import Modality, Role
-
-ConnectivityKind = Literal["pearson", "partial", "tangent"]
-
-MOST_DEAD_SHARE = 0.1
-
 
 _LOOKED_AT = 10
 """Files of a folder that are looked at to tell whether it holds time series."""
@@ -67,7 +64,7 @@ def read_timeseries(
     path: Path | Sequence[Path],
     role: str = "fmri",
     name: str | None = None,
-    kind: ConnectivityKind = "pearson",
+    kind: Connectivity = "pearson",
     known_ids: Collection[str] | None = None,
 ) -> Cohort:
     """Read a folder of ROI time series, one file per scan, as one modality of edges.
@@ -100,9 +97,9 @@ def read_timeseries(
     ------
     CohortError : no file, two files of one scan, files that lie on their side, or no usable file.
     """
-    if kind not in get_args(ConnectivityKind):
+    if kind not in get_args(Connectivity):
         raise UsageError(
-            f"connectivity of kind {kind!r} is not known", hint=nearest(kind, get_args(ConnectivityKind))
+            f"connectivity of kind {kind!r} is not known", hint=nearest(kind, get_args(Connectivity))
         )
     files = series_files(path)
     where = path if isinstance(path, Path) else f"{len(files)} files"
@@ -115,141 +112,20 @@ def read_timeseries(
     source = path.name if isinstance(path, Path) else name or "time series"
     identities = series_identities(files, known_ids)
     refuse_repeated(files, identities, "folder/**/*_atlas-X_timeseries.tsv")
-    survey = _Survey(files)
-    if kind == "tangent":
-        survey.keep_rois_alive_in_most()
-    if not survey.usable:
-        reason = next(iter(survey.refused.values()))
-        raise CohortError(
-            f"none of the {len(files)} files can be used",
-            where=where,
-            hint=f"the first was refused because: {reason}",
-        )
-
-    usable = survey.usable
-    labels = tuple(survey.labels[roi] for roi in survey.rois)
-    loaders: list[Callable[[], np.ndarray]]
-    notes = survey.notes()
-    prefix = {"pearson": "", "partial": "partial:"}.get(kind)
-    if prefix is None:
-        group = [read_series(files[place]).values[:, survey.rois] for place in usable]
-        if len(group) < 2:
-            raise CohortError("one scan is no group to take a tangent at", where=where)
-        edges, reference = connectivity.tangent(group, labels)
-        prefix = f"tangent-{reference}:"
-        notes = [
-            f"WARNING: the reference of the tangent space is fitted on all {len(group)} scans here, before "
-            "--where and across the folds of a training (a small leak into its validation); a store of "
-            "these edges only meets models of the same reference",
-            *notes,
-        ]
-        loaders = [row.copy for row in edges]
-    else:
-        measure = connectivity.pearson if kind == "pearson" else connectivity.partial
-        loaders = [bind(_load, files[place], survey.labels, measure) for place in usable]
-    names = connectivity.edge_names(labels, prefix)
-    modality = Modality(
-        cast(Role, role), name or "fc", "features", (len(names),), names, ("",) * len(names)
-    )
-    present = np.ones(len(usable), dtype=bool)
-    refusals = tuple(
-        Refusal(*identities[place], source, reason) for place, reason in sorted(survey.refused.items())
-    )
-    account = Account(
-        (JoinedSource(source, rows=len(files), matched=len(usable)),),
-        refusals,
-        tuple(f"{source}: {note}" for note in notes),
-    )
-    return Cohort(
-        source,
-        scans_of([identities[place] for place in usable]),
-        {modality.key: ModalitySource(modality, present, lambda row: loaders[row]())},
-        account,
-        _recipe(files, kind),
-    )
+    readers = [bind(read_series, file) for file in files]
+    survey = Survey.look_through(readers, keep=kind == "tangent")
+    _refuse_transposed(survey.sizes, files)
+    loaders = [bind(_load, file, survey.labels) for file in files]
+    scans = SeriesOfScans(source, where, identities, survey, loaders)
+    loaded = fingerprint_of(files[place] for place in survey.usable)
+    return scans.as_edges(role, name or "fc", kind, _recipe(files, kind), fingerprint=loaded)
 
 
-class _Survey:
-    """One look through all files: which are usable, and which ROIs are dead in them."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.refused: dict[int, str] = {}
-        self._dropped: list[str] = []
-        found: dict[int, tuple[tuple[str, ...], np.ndarray]] = {}
-        sizes: list[tuple[int, int]] = []
-        for place, path in enumerate(files):
-            try:
-                series = read_series(path)
-            except ScanRefused as problem:
-                self.refused[place] = problem.what
-                continue
-            sizes.append((len(series.values), len(series.labels)))
-            found[place] = (series.labels, connectivity.dead_rois(series.values))
-            if len(series.values) < connectivity.FEWEST_VOLUMES:
-                self.refused[place] = (
-                    f"{len(series.values)} volumes are too few: "
-                    f"at least {connectivity.FEWEST_VOLUMES} are needed"
-                )
-        _refuse_transposed(sizes, files)
-        common = Counter(labels for labels, _ in found.values()).most_common(1)
-        self.labels: tuple[str, ...] = common[0][0] if common else ()
-        self.dead: dict[int, np.ndarray] = {}
-        for place, (labels, dead) in found.items():
-            if place in self.refused:
-                continue
-            if labels != self.labels:
-                self.refused[place] = _other_rois(labels, self.labels)
-            elif (~dead).sum() < 2:
-                self.refused[place] = f"{int(dead.sum())} of {len(dead)} ROIs have no signal"
-            else:
-                self.dead[place] = dead
-        self.rois = list(range(len(self.labels)))
-
-    @property
-    def usable(self) -> list[int]:
-        """Places of the usable files, in their order."""
-        return sorted(self.dead)
-
-    def keep_rois_alive_in_most(self) -> None:
-        """Leave out ROIs that are dead in many scans, then scans in which another one is dead."""
-        if not self.dead:
-            return
-        share = np.mean(list(self.dead.values()), axis=0)
-        self.rois = np.flatnonzero(share <= MOST_DEAD_SHARE).tolist()
-        self._dropped = [self.labels[roi] for roi in np.flatnonzero(share > MOST_DEAD_SHARE)]
-        for place, dead in list(self.dead.items()):
-            if dead[self.rois].any():
-                without = ", ".join(self.labels[roi] for roi in self.rois if dead[roi])
-                self.refused[place] = f"ROI {without} has no signal, which the tangent space needs"
-                del self.dead[place]
-
-    def notes(self) -> list[str]:
-        notes = []
-        dead = np.array([self.dead[place] for place in self.usable])[:, self.rois]
-        labels = np.array(self.labels, dtype=object)[self.rois]
-        if self._dropped:
-            notes.append(
-                f"ROIs without signal in more than {MOST_DEAD_SHARE:.0%} of the scans are left out: "
-                + ", ".join(self._dropped)
-            )
-        if dead.any():
-            times = dead.sum(axis=0)
-            worst = np.argsort(-times, kind="stable")[:3]
-            shown = ", ".join(f"{labels[roi]} in {times[roi]}" for roi in worst if times[roi])
-            notes.append(
-                f"in {int(dead.any(axis=1).sum())} of {len(dead)} scans a ROI has no signal and its "
-                f"edges are missing (ROIs concerned: {int((times > 0).sum())}; most often {shown})"
-            )
-        if len(dead) and (everywhere := dead.all(axis=0)).any():
-            notes.append(f"no scan has a signal in ROI {', '.join(labels[everywhere])}")
-        return notes
-
-
-def _load(path: Path, labels: tuple[str, ...], measure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _load(path: Path, labels: tuple[str, ...]) -> np.ndarray:
     series = read_series(path)
     if series.labels != labels or len(series.values) < connectivity.FEWEST_VOLUMES:
         raise ScanRefused("the file has changed since it was looked through", where=path)
-    return measure(series.values)
+    return series.values
 
 
 def _refuse_transposed(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
@@ -262,13 +138,6 @@ def _refuse_transposed(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) 
             expected="a row for each volume and a column for each ROI",
             hint="they seem to lie on their side: swap rows and columns",
         )
-
-
-def _other_rois(labels: tuple[str, ...], usual: tuple[str, ...]) -> str:
-    if len(labels) != len(usual):
-        return f"it has {len(labels)} ROIs, most files have {len(usual)}"
-    place = next(i for i, pair in enumerate(zip(labels, usual, strict=True)) if pair[0] != pair[1])
-    return f"its ROIs are others: column {place + 1} is {labels[place]}, in most files {usual[place]}"
 
 
 def _recipe(files: Sequence[Path], kind: str) -> dict[str, Any]:

@@ -15,14 +15,12 @@ apostrophe.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, Refusal
-from hpc_brainage.files import sweep, write_text
 from hpc_brainage.store.people import scan_identities
 from hpc_brainage.store.reader import Store
 
@@ -60,18 +58,37 @@ def account_of(cohort: Cohort, store: Store) -> Account:
     return cohort.account + Account(refusals=refusals)
 
 
-def account_path(store: Path) -> Path:
-    """`NAME.account.tsv` beside the store `NAME.zarr`; `NAME_account.tsv` beside a store `NAME`."""
-    if store.suffix == ".zarr":
-        return store.with_suffix(".account.tsv")
-    return store.with_name(f"{store.name}_account.tsv")
+def account_name(store: str) -> str:
+    """`NAME.account.tsv` for the store `NAME.zarr` that it lies beside; `NAME_account.tsv` for `NAME`."""
+    if store.endswith(".zarr"):
+        return f"{store.removesuffix('.zarr')}.account.tsv"
+    return f"{store}_account.tsv"
 
 
-def write_account(path: Path, account: Account, scans: Iterable[tuple[tuple[str, str, str], str]]) -> None:
-    """Write the account as TSV.
+def lines_to_carry(store: Store) -> list[str]:
+    """The lines of a store's account that an account of its scans alone would not have.
 
-    `scans` gives, for each scan of the store, its identity and its modalities as one text.
+    What was refused while it was loaded stands in the store itself.
     """
+    text = store.place.read_beside(account_name(store.place.name)) or ""
+    cells = [line.split("\t") for line in text.splitlines()[1:]]
+    return [
+        "\t".join(line)
+        for line in cells
+        if len(line) == len(COLUMNS)
+        and line[4] in ("refused", "unmatched", "unmeasured")
+        and not (line[4] == "refused" and line[3] in store.modalities)
+    ]
+
+
+def write_account(store: Store, account: Account, carried: Sequence[str] = ()) -> None:
+    """Write the account as TSV beside the store, with lines of an earlier one at its end."""
+    present = np.stack([store.present(key) for key in store.modalities], axis=1)
+    keys = np.array(list(store.modalities), dtype=object)
+    scans = (
+        (identity, ", ".join(keys[has]))
+        for identity, has in zip(scan_identities(store.scans), present, strict=True)
+    )
     lines: list[tuple[str, ...]] = [COLUMNS]
     for identity, modalities in scans:
         status = ("converted", "") if modalities else ("missing", "no modality has data for this scan")
@@ -96,8 +113,11 @@ def write_account(path: Path, account: Account, scans: Iterable[tuple[tuple[str,
         )
         for scan in scans_there
     ]
-    sweep(path)
-    write_text(path, "".join("\t".join(map(_cell, line)) + "\n" for line in lines))
+    rows = ["\t".join(map(_cell, line)) for line in lines]
+    text = "".join(f"{row}\n" for row in dict.fromkeys([*rows, *carried]))
+    name = account_name(store.place.name)
+    if store.place.read_beside(name) != text:
+        store.place.write_beside(name, text)
 
 
 def _cell(text: str) -> str:

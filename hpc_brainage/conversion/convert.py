@@ -1,31 +1,36 @@
-"""A cohort becomes a store, in three steps: `init`, one `write_part` per part, `finalise`.
+"""A cohort becomes a store, in three steps: `init`, the parts in any shares and order, `finalise`.
 
-The parts are independent of one another and may be done in any order, by any number of processes, and
-again after a kill; the finished store has the same bytes. `convert` does all three in this process.
+The parts are independent of one another and may be done in any order, by any number of processes on any
+number of machines, and again after a kill; the finished store has the same bytes. `convert` does all three
+in this process, and what others have left undone.
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from hpc_brainage.cohorts.cohort import Account, Cohort, ModalitySource, Refusal
-from hpc_brainage.conversion.account import account_of, account_path, summary, write_account
-from hpc_brainage.errors import CohortError, ScanRefused, StoreError
-from hpc_brainage.store.building import Build, begin
+from hpc_brainage.cohorts.cohort import Account, Cohort, Refusal
+from hpc_brainage.conversion.account import account_name, account_of, summary, write_account
+from hpc_brainage.conversion.parts import Progress, write_parts
+from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
+from hpc_brainage.store.building import Build, DoneByAnother, begin
 from hpc_brainage.store.finish import finish_store
-from hpc_brainage.store.manifest import PartManifest
-from hpc_brainage.store.people import scan_identities
-from hpc_brainage.store.plan import Plan
+from hpc_brainage.store.manifest import PartManifest, PartOfModality
+from hpc_brainage.store.place import Place, place_at
+from hpc_brainage.store.plan import Plan, PlannedSource
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.writer import write_modality
+from hpc_brainage.store.schema import Compression, encoding_of
 
-Progress = Callable[[int, int], None]
+_OF_THE_ENVIRONMENT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTCONN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,19 +45,21 @@ class ConversionReport:
     missing : scans of the store with none.
     account : of the sources, and of the scans that were refused while they were loaded.
     parts, skipped_parts : of the plan, and how many of them had been done by an earlier run.
+    skipped : scans in those parts, or in the store that was added to.
     refused_on_loading : measurements (scan x modality) that the store lacks because what was on disk
         was refused when it was loaded; part of `account`. Where nothing was left to do, that was in an
         earlier run, and the files may have been mended since.
     seconds : of this run.
     """
 
-    store_path: Path
-    account_path: Path
+    store_path: Path | str
+    account_path: Path | str
     converted: int
     missing: int
     account: Account
     parts: int
     skipped_parts: int
+    skipped: int
     refused_on_loading: int
     seconds: float
 
@@ -68,7 +75,14 @@ class ConversionReport:
 
 
 def convert(
-    cohort: Cohort, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
+    cohort: Cohort,
+    destination: Place | Path | str,
+    *,
+    overwrite: bool = False,
+    compression: Compression = "lz4",
+    workers: int | None = None,
+    only_finish: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> ConversionReport:
     """Convert a whole cohort, going on where an earlier run of the same conversion stopped.
 
@@ -77,95 +91,91 @@ def convert(
 
     Parameters
     ----------
-    destination : the store's folder, by custom `NAME.zarr`.
+    destination : the store's folder, by custom `NAME.zarr`, or the URL of an object store.
     overwrite : replace a finished store, or the unfinished store of another conversion.
+    compression : of images: "lz4", "zstd" or "none" (see `Encoding`).
+    workers : threads; by default one for each core where there are images, else one.
+    only_finish : convert nothing; that something is missing is an error.
     progress : called with the measurements (scan x modality) that are done, and all of them.
 
     Raises
     ------
     CohortError : the cohort has no scans, or no modality.
-    StoreError : the destination is not ours, or holds other content and `overwrite` was not given, or
-        another conversion is writing it.
+    StoreError : the destination is not ours, holds other content and `overwrite` was not given, or has
+        been taken by another conversion meanwhile.
+    EnvironmentLacks : the disk is full, or must not be written.
     """
     started = time.monotonic()
-    build = init(cohort, destination, overwrite=overwrite)
-    skipped = _write_missing_parts(cohort, build, progress or (lambda done, total: None))
+    build = init(cohort, destination, overwrite=overwrite, compression=compression)
+    skipped = 0
+    if not only_finish:
+        skipped = write_missing_parts(cohort, build, workers=workers, progress=progress)
+        while withdrawn := _withdrawn_parts(build):
+            write_missing_parts(cohort, build, withdrawn, workers=workers)
     store = finalise(cohort, build)
-    some = np.logical_or.reduce([store.present(key) for key in store.modalities])
-    return ConversionReport(
-        store_path=store.path,
-        account_path=account_path(store.path),
-        converted=int(some.sum()),
-        missing=int((~some).sum()),
-        account=account_of(cohort, store),
-        parts=len(build.plan.parts),
-        skipped_parts=skipped,
-        refused_on_loading=sum(int((store.refused(key) != "").sum()) for key in store.modalities),
-        seconds=time.monotonic() - started,
-    )
+    report = report_of(cohort, store, seconds=time.monotonic() - started)
+    done = store.n_scans if skipped == len(build.plan.parts) else skipped * build.plan.part_scans
+    return replace(report, skipped_parts=skipped, skipped=min(done, store.n_scans))
 
 
-def init(cohort: Cohort, destination: Path, *, overwrite: bool = False) -> Build:
+def init(
+    cohort: Cohort,
+    destination: Place | Path | str,
+    *,
+    overwrite: bool = False,
+    compression: Compression = "lz4",
+) -> Build:
     """Plan the conversion and take the destination for it; safe to call again, by any process."""
-    with _writing_to(Path(destination)):
-        return begin(Path(destination), plan_for(cohort), overwrite=overwrite)
+    place = place_at(destination)
+    with writing_to(place):
+        return begin(place, plan_for(cohort, compression), overwrite=overwrite)
 
 
-def write_part(
-    cohort: Cohort, build: Build, index: int, loaded: Callable[[], None] = lambda: None
-) -> PartManifest:
-    """Convert part number `index` of the plan, unless that has been done; whole shards only.
-
-    A scan that its source refuses is left absent in that modality, with the reason in the manifest, and
-    such a part is converted again when it is asked for again. `loaded` is called after each measurement.
-
-    Raises
-    ------
-    StoreError : the store has been finished already, or the folder has been taken by another conversion.
-    """
-    rows = build.plan.parts[index]
-    with _writing_to(build.path), build.at_work() as unfinished:
-        if not unfinished:
-            raise StoreError("the store is finished: no part of it is converted again", where=build.path)
-        return _write_part(cohort, build, index, rows, loaded)
+def write_missing_parts(
+    cohort: Cohort,
+    build: Build,
+    indices: Sequence[int] | None = None,
+    *,
+    workers: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """`write_parts`, with words for a disk that does not take them; returns how many were done before."""
+    wanted = range(len(build.plan.parts)) if indices is None else indices
+    with writing_to(build.place):
+        try:
+            return write_parts(cohort, build, wanted, workers=workers, progress=progress)
+        except DoneByAnother:
+            return len(wanted)
 
 
-def _write_part(
-    cohort: Cohort, build: Build, index: int, rows: range, loaded: Callable[[], None]
-) -> PartManifest:
-    with build.writing_part(index):
-        if settled := build.settled_part(index):  # perhaps by somebody else, while we waited
-            return settled
-        build.withdraw_part(index)
-        modalities = {
-            planned.modality.key: write_modality(
-                build.path, planned, rows, _loader(cohort.sources[planned.modality.key]), loaded
-            )
-            for planned in build.plan.modalities
-        }
-        manifest = PartManifest(index, build.plan.sha256, modalities)
-        build.save_part(manifest)
-    return manifest
-
-
-def finalise(cohort: Cohort, build: Build) -> Store:
+def finalise(
+    cohort: Cohort,
+    build: Build,
+    *,
+    before: Mapping[str, PartOfModality] | None = None,
+    carried: Sequence[str] = (),
+) -> Store:
     """Finish a store whose parts are all done, write its account, and tidy up.
 
+    Parameters
+    ----------
+    before, carried : what is known of the scans that a store had before, and lines of its account.
+
     Raises
     ------
-    StoreError : a part has not been converted yet, or the folder has been taken by another conversion.
+    StoreError : a part has not been converted yet, or the place has been taken by another conversion.
     """
-    with _writing_to(build.path), build.alone():
-        if not build.finished:
-            manifests = [build.read_part(index) for index in range(len(build.plan.parts))]
-            finish_store(build.path, build.plan, cohort.scans, manifests)
+    with writing_to(build.place):
+        with suppress(DoneByAnother):
+            if not build.finished:
+                finish_store(build, cohort.scans, _manifests(build), before)
         build.tidy()
-        store = Store.open(build.path)
-        write_account(account_path(build.path), account_of(cohort, store), _what_each_scan_has(store))
+        store = Store.open(build.place)
+        write_account(store, account_of(cohort, store), carried)
     return store
 
 
-def plan_for(cohort: Cohort) -> Plan:
+def plan_for(cohort: Cohort, compression: Compression = "lz4") -> Plan:
     """The plan of a cohort's conversion.
 
     Raises
@@ -182,66 +192,73 @@ def plan_for(cohort: Cohort) -> Plan:
     return Plan.make(
         cohort.name,
         cohort.scans,
-        [(source.modality, source.present, source.fingerprint) for source in cohort.sources.values()],
+        [
+            PlannedSource(
+                source.modality,
+                source.present,
+                encoding_of(source.modality, source.stored, compression),
+                source.fingerprint,
+            )
+            for source in cohort.sources.values()
+        ],
         recipe=cohort.recipe,
         account=summary(cohort.account),
     )
 
 
-def _write_missing_parts(cohort: Cohort, build: Build, progress: Progress) -> int:
-    """Convert what is not done yet; returns how many parts were done already."""
-    parts, modalities = build.plan.parts, len(build.plan.modalities)
-    total = build.plan.n_scans * modalities
-    done = skipped = 0
+def report_of(cohort: Cohort, store: Store, *, seconds: float) -> ConversionReport:
+    """What the account of a finished store says; which parts had been done before is not known here."""
+    some = np.logical_or.reduce([store.present(key) for key in store.modalities])
+    return ConversionReport(
+        store_path=store.path,
+        account_path=store.place.beside(account_name(store.place.name)),
+        converted=int(some.sum()),
+        missing=int((~some).sum()),
+        account=account_of(cohort, store),
+        parts=len(store.parts()),
+        skipped_parts=0,
+        skipped=0,
+        refused_on_loading=sum(int((store.refused(key) != "").sum()) for key in store.modalities),
+        seconds=seconds,
+    )
 
-    def one_more() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
 
-    with _writing_to(build.path), build.at_work() as unfinished:
-        if not unfinished:
-            return len(parts)
-        for index, rows in enumerate(parts):
-            if build.settled_part(index):
-                skipped += 1
-                done += len(rows) * modalities
-                progress(done, total)
-            else:
-                _write_part(cohort, build, index, rows, one_more)
-    return skipped
+def _withdrawn_parts(build: Build) -> list[int]:
+    """Parts that were done and are not: another process is trying their refused scans again."""
+    missing = [index for index in range(len(build.plan.parts)) if not build.has_part(index)]
+    return [] if not missing or build.finished else missing
+
+
+def _manifests(build: Build) -> list[PartManifest]:
+    """The manifests of all parts, if every shard is as long as its part says."""
+    try:
+        manifests = [build.read_part(index) for index in range(len(build.plan.parts))]
+    except StoreError:
+        if build.finished:  # by somebody else, who has tidied up as well
+            raise DoneByAnother from None
+        raise
+    if wrong := build.parts_whose_shards_differ(manifests):
+        for index in wrong:
+            build.withdraw_part(index)
+        raise StoreError(
+            f"the shards of {len(wrong)} of {len(manifests)} parts are not those that were written",
+            where=build.place.label,
+            hint="two conversions were begun here at once; run the one that is meant again: those parts "
+            "are converted anew",
+        )
+    return manifests
 
 
 @contextmanager
-def _writing_to(path: Path) -> Iterator[None]:
+def writing_to(place: Place) -> Iterator[None]:
     """Say in our words when the disk does not take what is written."""
     try:
         yield
     except OSError as problem:
-        raise StoreError(
+        kind = EnvironmentLacks if problem.errno in _OF_THE_ENVIRONMENT else StoreError
+        raise kind(
             f"the store cannot be written ({problem.strerror or problem})",
-            where=path,
-            hint="look at the free space and the permissions, then run the same command again: "
-            "it goes on where it stopped",
+            where=place.label,
+            hint=f"look at {place.depends_on}, then run the same command again: it goes on where it "
+            "stopped",
         ) from problem
-
-
-def _loader(source: ModalitySource) -> Callable[[int], np.ndarray | None]:
-    def load(row: int) -> np.ndarray | None:
-        if not source.present[row]:
-            return None
-        try:
-            return source.values(row)
-        except OSError as problem:  # one unreadable file must not stop the others
-            raise ScanRefused(f"cannot be read ({problem.strerror or type(problem).__name__})") from None
-
-    return load
-
-
-def _what_each_scan_has(store: Store) -> list[tuple[tuple[str, str, str], str]]:
-    present = np.stack([store.present(key) for key in store.modalities], axis=1)
-    keys = np.array(list(store.modalities), dtype=object)
-    return [
-        (identity, ", ".join(keys[has]))
-        for identity, has in zip(scan_identities(store.scans), present, strict=True)
-    ]

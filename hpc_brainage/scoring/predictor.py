@@ -66,7 +66,7 @@ class Predictor:
             table[f"has_{role}"], table[f"imputed_{role}"] = False, 0
         table["members_used"] = 0
         checksums = zip(
-            *(self.store.sha256(key)[rows].tolist() for key in self.store.modalities), strict=True
+            *(self.store.checksums(key)[rows].tolist() for key in self.store.modalities), strict=True
         )
         known = self.bundle.known_people(scans, list(checksums))
         table["held_out"] = known.certain

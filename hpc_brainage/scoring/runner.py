@@ -44,7 +44,7 @@ class ScoringReport:
 
 
 def score_store(
-    store_path: Path,
+    store_path: Path | str,
     model_path: Path,
     out: Path,
     *,
@@ -88,7 +88,7 @@ def _score(
     progress: Callable[[int, int], None] | None,
 ) -> ScoringReport:
     """Score what is not scored yet, and put the parts together."""
-    _run(store.path, model_path, tasks, parts, workers, progress)
+    _run(store.place.absolute(), model_path, tasks, parts, workers, progress)
     frames = [pd.read_parquet(parts.path(index)) for index, _ in tasks]
     table = pd.concat(frames, ignore_index=True)
     rows = np.concatenate([rows for _, rows in tasks])
@@ -159,7 +159,7 @@ class _PartFolder:
 
 
 def _run(
-    store_path: Path,
+    store_path: str,
     model_path: Path,
     tasks: list[tuple[int, np.ndarray]],
     parts: _PartFolder,
@@ -198,7 +198,7 @@ def _run(
             futures = {
                 client.submit(
                     _score_part,
-                    str(store_path),
+                    store_path,
                     str(model_path),
                     rows,
                     str(parts.path(index)),
@@ -248,7 +248,7 @@ def _predictor(store_path: str, model_path: str, threads: int) -> Predictor:
         torch.set_num_threads(threads)
         # Workers are numbered from 0, and there are no more of them than GPUs.
         device = f"cuda:{get_worker().name}" if torch.cuda.is_available() else "cpu"
-        bundle, store = load_bundle(Path(model_path), device), Store.open(Path(store_path))
+        bundle, store = load_bundle(Path(model_path), device), Store.open(store_path)
         matches = match_roles(store, bundle.info)
         _loaded[key] = Predictor(bundle, store, matches, package_version())
     return _loaded[key]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hpc_brainage.modality import Modality
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.schema import SCAN_DIMENSION, STATISTICS, dimensions
+from hpc_brainage.store.schema import FASTEST_FIRST, SCAN_DIMENSION, STATISTICS, dimensions
 
 Fields = dict[str, Any]
 
@@ -37,9 +37,11 @@ def fields_of(metadata: Fields) -> Fields:
     grid = _under(metadata, "chunk_grid", "configuration", "chunk_shape")
     codecs = metadata.get("codecs")
     first = codecs[0] if isinstance(codecs, list) and codecs else {}
-    inner = None
+    inner, packing = None, None
     if _under(first, "name") == "sharding_indexed":
         inner = _under(first, "configuration", "chunk_shape")
+        within = _under(first, "configuration", "codecs")
+        packing = [_packing(codec) for codec in within] if isinstance(within, list) else None
     return {
         "shape": metadata.get("shape"),
         "data_type": metadata.get("data_type"),
@@ -48,11 +50,22 @@ def fields_of(metadata: Fields) -> Fields:
         "attributes": metadata.get("attributes"),
         "shards": grid if inner is not None else None,
         "chunks": grid if inner is None else inner,
+        "packing": packing,
     }
+
+
+def _packing(codec: Any) -> str:
+    """A codec in a word, with what decides how its bytes are read."""
+    settings = (_under(codec, "configuration", key) for key in ("order", "cname", "typesize"))
+    return " ".join(str(word) for word in (_under(codec, "name"), *settings) if word is not None)
 
 
 def _of_modality(store: Store, modality: Modality) -> Iterator[tuple[str, Fields]]:
     name, axes, layout = modality.array_name, dimensions(modality), store.layout(modality.key)
+    encoding = store.encoding(modality.key)
+    turned = [f"transpose {list(FASTEST_FIRST)}"] if encoding.stored.axes == "zyx" else []
+    packed = [f"blosc {encoding.compression} {encoding.stored.dtype.itemsize}", "crc32c"]
+    packed = [] if encoding.compression == "none" else packed
     attributes: dict[str, Any] = {"role": modality.role, "kind": modality.kind}
     if modality.kind == "volume":
         attributes |= {"units": modality.units[0], "affine": modality.describe()["affine"]}
@@ -60,16 +73,20 @@ def _of_modality(store: Store, modality: Modality) -> Iterator[tuple[str, Fields
         name,
         {
             "shape": [store.n_scans, *modality.shape],
-            "data_type": "float32",
-            "fill_value": "NaN" if modality.kind == "features" else 0.0,
+            "data_type": encoding.stored.numbers,
+            "fill_value": "NaN" if modality.kind == "features" else 0,
             "dimension_names": list(axes),
             "attributes": attributes,
             "shards": [layout.shard_scans, *modality.shape],
             "chunks": [layout.chunk_scans, *modality.shape],
+            "packing": [*turned, "bytes", *packed],
         },
     )
-    for what, data_type in (("present", "bool"), ("sha256", "string"), ("refused", "string")):
+    for what, data_type in (("present", "bool"), ("checksum", "string"), ("refused", "string")):
         yield f"{name}_{what}", _small((store.n_scans,), data_type, axes[:1])
+    if encoding.is_scaled:
+        for what in ("slope", "offset"):
+            yield f"{name}_{what}", _small((store.n_scans,), "float64", axes[:1])
     if modality.kind != "volume":
         for array in (axes[1], f"{name}_unit"):
             yield array, _small(modality.shape[:1], "string", axes[1:2])
@@ -94,6 +111,7 @@ def _small(
         "attributes": attributes or {},
         "shards": None,
         "chunks": list(shape),
+        "packing": None,
     }
 
 

@@ -1,94 +1,111 @@
 """A store in the making: the frozen plan, and which parts are done.
 
-While a store is built, its folder has `_build/plan.json`, one `_build/part-00000.json` for each part
-that is done, and no `zarr.json`, so that nobody reads it by mistake.
+While a store is built, its folder has `_build/HASH/plan.json`, one `_build/HASH/part-00000.json` for each
+part that is done, and no `zarr.json`, so that nobody reads it by mistake. HASH is the plan's.
 
-Several processes may build one store. Whoever begins, finishes or replaces it is alone (the lock
-`.NAME.lock` beside it); whoever writes parts holds `_build/lock` together with others, so that nobody
-finishes or replaces the store under them, and the lock of the part that it writes alone.
+Several processes may build one store, on one machine or many, and none waits for another: a part that two
+of them convert is the same bytes twice. Whoever starts another plan in the same folder takes it away from
+those who are at work there: their next write finds its work folder gone (see `place`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 from hpc_brainage.errors import StoreError
-from hpc_brainage.files import read_json, remove_tree, sweep, sync_directory, write_json, write_text
-from hpc_brainage.store.lock import locked
 from hpc_brainage.store.manifest import PartManifest
-from hpc_brainage.store.marker import BUILD, PLAN, FolderState, folder_state, read_marker
+from hpc_brainage.store.marker import (
+    FolderState,
+    folder_state,
+    plan_key,
+    plans_begun,
+    read_marker,
+    read_record,
+    stillborn_plans,
+    work_folder,
+)
+from hpc_brainage.store.place import Place
 from hpc_brainage.store.plan import Plan
-from hpc_brainage.store.schema import ATTRIBUTE
+from hpc_brainage.store.schema import ATTRIBUTE, shard_key
 
-LOCK = "lock"
+
+class DoneByAnother(Exception):  # noqa: N818 - no error: the work is there, and somebody else did it
+    """Another process has finished the store of this plan meanwhile."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A folder that holds, or will hold, the store of a plan."""
+    """A place that holds, or will hold, the store of a plan."""
 
-    path: Path
+    place: Place
     plan: Plan
+
+    @cached_property
+    def work(self) -> str:
+        """The folder of this plan's work."""
+        return work_folder(self.plan.sha256)
 
     @property
     def finished(self) -> bool:
-        return folder_state(self.path) is FolderState.FINISHED
+        """Whether the store of this plan is there, and whole."""
+        return folder_state(self.place) is FolderState.FINISHED and _plan_of(self.place) == self.plan.sha256
 
-    @contextmanager
-    def at_work(self) -> Iterator[bool]:
-        """Keep everybody from finishing or replacing this build; several may be at work at once.
-
-        Gives whether there is anything to write: false once the store is finished.
+    def require(self) -> None:
+        """Make sure that the place is still that of this plan.
 
         Raises
         ------
+        DoneByAnother : the store is finished.
         StoreError : the folder has been taken by another conversion, or removed.
         """
-        with ExitStack() as held:
-            with suppress(FileNotFoundError):  # the work folder is gone: finished, or taken
-                held.enter_context(locked(self.path / BUILD / LOCK, shared=True))
-            self._require_ours()
-            yield not self.finished
+        begun = plans_begun(self.place)  # before the marker: who finishes writes that, and then tidies up
+        if self.finished:
+            raise DoneByAnother
+        if begun != [self.work]:
+            raise self._taken()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody is at work on this store, and keep everybody from it.
+    def write(self, key: str, pieces: list[bytes]) -> None:
+        """Put a file of the store in its place.
 
         Raises
         ------
-        StoreError : the folder has been taken by another conversion, or removed.
+        DoneByAnother, StoreError : as `require`.
+        OSError : the disk does not take it.
         """
-        with _alone_at(self.path):
-            self._require_ours()
-            if not (self.path / BUILD).is_dir():
-                yield
-                return
-            with locked(self.path / BUILD / LOCK):
-                yield
+        try:
+            self.place.write(key, pieces, through=self.work)
+        except FileNotFoundError:
+            self.require()
+            raise self._taken() from None
 
-    @contextmanager
-    def writing_part(self, index: int) -> Iterator[None]:
-        """Keep others who are at work from this part."""
-        with locked(self._part_path(index).with_suffix(".lock")):
-            yield
+    def remove(self, key: str) -> None:
+        """Remove a file of the store, if it is there.
+
+        Raises
+        ------
+        DoneByAnother, StoreError : as `require`.
+        """
+        if self.place.has(key):
+            self.require()
+            self.place.remove(key)
 
     def has_part(self, index: int) -> bool:
         """Whether a part is done."""
-        return self._part_path(index).exists()
+        return self.place.has(self._part_key(index))
 
     def settled_part(self, index: int) -> PartManifest | None:
         """The manifest of a part that is done for good: no scan of it was refused.
 
         A part with refusals is worth another attempt: the file may have been mended, or be back.
         """
-        if not self.has_part(index):
-            return None
-        manifest = self.read_part(index)
+        try:
+            manifest = self.read_part(index)
+        except StoreError:
+            if self.has_part(index):
+                raise
+            return None  # or not any more: another process does it again
         refused = any(any(part.refused) for part in manifest.modalities.values())
         return None if refused else manifest
 
@@ -99,147 +116,141 @@ class Build:
         ------
         StoreError : the part is not done, its manifest is damaged, or belongs to another plan.
         """
-        path = self._part_path(index)
-        if not path.exists():
+        key = self._part_key(index)
+        if not self.place.has(key):
             raise StoreError(
                 f"part {index + 1} of {len(self.plan.parts)} has not been converted",
-                where=self.path,
+                where=self.place.label,
                 hint="run the same `brainage convert` command again",
             )
         try:
-            manifest = PartManifest.from_record(read_json(path, StoreError))
-        except (KeyError, TypeError, AttributeError):
-            raise StoreError("the manifest of a part is damaged", where=path) from None
+            manifest = PartManifest.from_record(read_record(self.place, key))
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            if isinstance(problem, StoreError):
+                raise
+            raise StoreError("the manifest of a part is damaged", where=self.place.file(key)) from None
         if (manifest.index, manifest.plan_sha256) != (index, self.plan.sha256):
-            raise StoreError("the manifest of a part belongs to another plan", where=path)
+            raise StoreError("the manifest of a part belongs to another plan", where=self.place.file(key))
         return manifest
 
     def save_part(self, manifest: PartManifest) -> None:
         """Declare a part done; its shards must be on the device already."""
-        sync_directory(self.path)
-        write_text(self._part_path(manifest.index), json.dumps(manifest.to_record(), allow_nan=False))
+        record = json.dumps(manifest.to_record(), allow_nan=False)
+        self.write(self._part_key(manifest.index), [record.encode()])
 
     def withdraw_part(self, index: int) -> None:
         """Declare a part not done, before its shards change."""
-        if self.has_part(index):
-            self._part_path(index).unlink()
-            sync_directory(self.path / BUILD)
+        self.place.remove(self._part_key(index))
+
+    def parts_whose_shards_differ(self, manifests: list[PartManifest]) -> list[int]:
+        """Parts of which a shard is not there, or not as long as it was written.
+
+        That is what is left where two conversions were begun in one place at the same moment.
+        """
+        sizes = dict(self.place.sizes())
+        wrong = set()
+        for manifest in manifests:
+            for planned in self.plan.modalities:
+                shards = self.plan.shards(manifest.index, planned)
+                written = manifest.modalities[planned.modality.key].shard_bytes
+                for rows, size in zip(shards, written, strict=True):
+                    key = shard_key(planned.modality, rows.start // planned.layout.shard_scans)
+                    if sizes.get(key, 0) != size:
+                        wrong.add(manifest.index)
+        return sorted(wrong)
 
     def tidy(self) -> None:
-        """Remove the work folder, and temporary files that killed writers left behind.
+        """Remove the work folder; what is still written through it fails, and finds the store done."""
+        self.place.clear(f"{self.work}/", last=plan_key(self.work))
+        for work in stillborn_plans(self.place):
+            self.place.clear(f"{work}/")
 
-        Only for who is `alone`: a file that somebody is writing has such a name, too.
-        """
-        for left in self.path.rglob(".*.tmp"):
-            left.unlink(missing_ok=True)
-        if (self.path / BUILD).is_dir():
-            shutil.rmtree(self.path / BUILD)
-            sync_directory(self.path)
+    def _taken(self) -> StoreError:
+        return StoreError(
+            "another conversion has taken this place, or the store was removed",
+            where=self.place.label,
+            hint="one of the two needs another destination; --overwrite starts this one again",
+        )
 
-    def _require_ours(self) -> None:
-        if self.finished:
-            _require_same_store(self.path, self.plan)
-        elif problem := _unlike_unfinished(self.path, self.plan):
-            raise problem
-
-    def _part_path(self, index: int) -> Path:
-        return self.path / BUILD / f"part-{index:05d}.json"
+    def _part_key(self, index: int) -> str:
+        return f"{self.work}/part-{index:05d}.json"
 
 
-def begin(path: Path, plan: Plan, *, overwrite: bool) -> Build:
-    """Take the folder for this plan: make it, go on with it, or find it finished.
+def begin(place: Place, plan: Plan, *, overwrite: bool) -> Build:
+    """Take the place for this plan: make it, go on with it, or find it finished.
 
     A finished store of the same plan is left alone unless `overwrite` is given; an unfinished one of
-    the same plan is gone on with. A folder that is not ours is never touched. Where `path` is a link to
-    a folder, that folder is taken and the link stays.
+    the same plan is gone on with. A folder that is not ours is never touched.
 
     Raises
     ------
     StoreError : the folder is not ours, or holds the store or the beginning of another plan and
-        `overwrite` was not given; or somebody is at work on that other plan.
+        `overwrite` was not given.
     """
-    if path.is_symlink() and path.is_dir():
-        path = path.resolve()
-    with _alone_at(path):
-        sweep(path)
-        return _begin(path, plan, overwrite=overwrite)
-
-
-def _begin(path: Path, plan: Plan, *, overwrite: bool) -> Build:
-    state = folder_state(path)
+    build = Build(place, plan)
+    state = folder_state(place)
     if state is FolderState.FOREIGN:
         raise StoreError(
             "the destination exists and is not a store of ours; it is left as it is",
-            where=path,
+            where=place.label,
             expected="a path where nothing is yet",
             hint="choose another destination, or move it away yourself",
         )
     if state is FolderState.UNFINISHED:
-        problem = _unlike_unfinished(path, plan)
+        problem = why_not_ours(build)
         if problem is None:
-            return Build(path, plan)
+            return build
         if not overwrite:
             raise problem
-        with _nobody_at_work(path):
-            remove_tree(path)
-        state = FolderState.FREE
     if state is FolderState.FINISHED and not overwrite:
-        _require_same_store(path, plan)
-        return Build(path, plan)
-    if state is not FolderState.FREE:
-        remove_tree(path)
-    write_json(path / BUILD / PLAN, plan.to_record())
-    sync_directory(path)
-    return Build(path, plan)
-
-
-@contextmanager
-def _alone_at(path: Path) -> Iterator[None]:
-    """Be the only one to begin, finish or replace the store at `path`; waits for who is at it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.parent / f".{path.name}.lock"
-    with locked(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-@contextmanager
-def _nobody_at_work(path: Path) -> Iterator[None]:
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(path / BUILD / LOCK, wait=False))
-        except BlockingIOError:
+        if _plan_of(place) != plan.sha256:
             raise StoreError(
-                "another conversion is writing this store right now",
-                where=path,
-                hint="wait until it has ended, or choose another destination",
-            ) from None
-        yield
+                "a finished store with other content is already there",
+                where=place.label,
+                hint="--overwrite replaces it, --append adds scans to it; or choose another destination",
+            )
+        return build
+    if state is not FolderState.FREE:
+        place.clear()
+    freeze(build)
+    if problem := why_not_ours(build):  # begun by somebody else at the same moment, who may be at work
+        place.remove(plan_key(build.work))
+        build.tidy()
+        raise problem
+    return build
 
 
-def _unlike_unfinished(path: Path, plan: Plan) -> StoreError | None:
+def freeze(build: Build) -> None:
+    """Write the plan down, and make its work folder with it."""
+    record = json.dumps(build.plan.to_record(), indent=2, allow_nan=False) + "\n"
+    build.place.write(plan_key(build.work), [record.encode()], through=build.work, begin=True)
+
+
+def _plan_of(place: Place) -> str:
+    plan: str = read_marker(place)["attributes"][ATTRIBUTE]["plan_sha256"]
+    return plan
+
+
+def why_not_ours(build: Build) -> StoreError | None:
     """Why the conversion that was begun here is not the one of this plan; None if it is."""
+    begun = plans_begun(build.place)
+    others = [work for work in begun if work != build.work]
+    if not others:
+        return None
     try:
-        begun = Plan.from_record(read_json(path / BUILD / PLAN, StoreError))
+        theirs = Plan.from_record(read_record(build.place, plan_key(others[0])))
     except StoreError as problem:
         return problem
-    different = begun.differences(plan)
-    if not different:
-        return None
+    if theirs.extends is not None:
+        return StoreError(
+            "scans are being added to this store, or that was interrupted",
+            where=build.place.label,
+            hint="run the same `brainage convert --append` command again: it goes on where it stopped",
+        )
+    different = theirs.differences(build.plan)
     return StoreError(
         "another conversion was begun here and has not finished",
-        where=path,
-        expected=f"the same {', '.join(word.removeprefix('the ') for word in different)}",
+        where=build.place.label,
+        expected=f"the same {', '.join(word.removeprefix('the ') for word in different) or 'plan'}",
         hint="--overwrite starts again with this input; or choose another destination",
     )
-
-
-def _require_same_store(path: Path, plan: Plan) -> None:
-    if read_marker(path)["attributes"][ATTRIBUTE]["plan_sha256"] != plan.sha256:
-        raise StoreError(
-            "a finished store with other content is already there",
-            where=path,
-            hint="--overwrite replaces it; or choose another destination",
-        )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hpc_brainage.modality import KINDS, ROLES
+from hpc_brainage.modality import AXES, KINDS, NUMBERS, ROLES
 from hpc_brainage.scans import SCAN_COLUMNS
 from hpc_brainage.store.schema import (
     ATTRIBUTE,
+    CHECKSUM,
+    COMPRESSIONS,
     FEATURE_CHUNK_BYTES,
     LARGEST_CHUNK_BYTES,
     LONGEST_SHARD,
@@ -21,7 +23,10 @@ from hpc_brainage.store.schema import (
 
 _RANK = {"features": 1, "volume": 3, "surface": 2}
 _TEXTS = ("name", "content_sha256", "plan_sha256")
-_ENTRIES = ("role", "name", "kind", "shape", "array", "chunk_scans", "shard_scans", "present")
+_ENTRIES = (
+    "role", "name", "kind", "shape", "array", "chunk_scans", "shard_scans", "present",
+    "numbers", "axes", "compression",
+)  # fmt: skip
 _TABLES = ("columns", "modalities", "recipe", "software", "account")
 
 
@@ -40,6 +45,8 @@ def problem_of(root: dict[str, Any]) -> str | None:
         return f"n_scans is {n_scans!r}"
     if not (_is_power_of_two(part_scans) and part_scans <= LONGEST_SHARD):
         return f"part_scans is {part_scans!r}"
+    if ours.get("checksum") != CHECKSUM:
+        return f"checksum is {ours.get('checksum')!r}"
     consolidated = root.get("consolidated_metadata")
     arrays = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if not isinstance(arrays, dict):
@@ -77,6 +84,12 @@ def _problem_of_modality(
     size = 4 * math.prod(shape)
     if size > LARGEST_CHUNK_BYTES or (chunk > 1 and chunk * size > FEATURE_CHUNK_BYTES):
         return f"{chunk} scans of shape {shape} are too large for a chunk"
+    if said["numbers"] not in (NUMBERS if kind == "volume" else ("float32",)):
+        return f"its numbers are {said['numbers']!r}"
+    if said["axes"] not in (AXES if kind == "volume" else ("xyz",)):
+        return f"its axes are {said['axes']!r}"
+    if said["compression"] not in COMPRESSIONS:
+        return f"its compression is {said['compression']!r}"
     if not _is_count(said["present"]):
         return f"present is {said['present']!r}"
     if said["array"] != f"{role}_{name}":

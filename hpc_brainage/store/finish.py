@@ -1,6 +1,6 @@
 """The last step of a conversion: everything in a store except the shards, and then the marker.
 
-The small arrays and all metadata are made by zarr-python in memory and put on disk file by file, the
+The small arrays and all metadata are made by zarr-python in memory and put in place file by file, the
 root `zarr.json` last. A kill in between leaves an unfinished store whose parts are all done.
 """
 
@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
-from functools import reduce
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.core.chunk_key_encodings import ChunkKeyEncodingParams
 from zarr.storage import MemoryStore
 
-from hpc_brainage.files import sha256_of, sync_directory, write_bytes
+from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import Modality
+from hpc_brainage.store.building import Build
 from hpc_brainage.store.manifest import PartManifest, PartOfModality
 from hpc_brainage.store.marker import COMPLETE, MARKER, record_hash
 from hpc_brainage.store.people import Column, columns_of, json_cells
-from hpc_brainage.store.plan import Plan, PlannedModality
+from hpc_brainage.store.plan import PlannedModality
 from hpc_brainage.store.schema import (
     ATTRIBUTE,
+    CHECKSUM,
+    FASTEST_FIRST,
     FORMAT,
     FORMAT_VERSION,
     SCAN_DIMENSION,
@@ -36,15 +38,28 @@ from hpc_brainage.store.schema import (
     dimensions,
     fill_value,
 )
-from hpc_brainage.store.shards import BLOCK_BYTES, LEVEL
-from hpc_brainage.store.statistics import Statistics
+from hpc_brainage.store.shards import BLOCK_BYTES, LEVELS
 
 # One folder per array, not one per shard and axis: clusters count files and folders.
+_SMALL_LEVEL = 1
+_WRITERS = 8
 _SEPARATOR: ChunkKeyEncodingParams = {"name": "default", "separator": "."}
 
 
-def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequence[PartManifest]) -> None:
-    """Write the small arrays, the metadata and the marker of a store whose parts are all done."""
+def finish_store(
+    build: Build,
+    scans: pd.DataFrame,
+    manifests: Sequence[PartManifest],
+    before: Mapping[str, PartOfModality] | None = None,
+) -> None:
+    """Write the small arrays, the metadata and the marker of a store whose parts are all done.
+
+    Parameters
+    ----------
+    before : by modality key, what the store that is extended knows of its own scans. The first part may
+        begin with some of those again; they are not counted twice.
+    """
+    plan = build.plan
     columns = columns_of(scans)
     in_memory: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(in_memory), zarr_format=3)
@@ -54,10 +69,12 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
     checksums, refused, described = {}, {}, {}
     for planned in plan.modalities:
         key = planned.modality.key
-        parts = [manifest.modalities[key] for manifest in manifests]
-        checksums[key] = [sha256 for part in parts for sha256 in part.sha256]
-        refused[key] = [reason for part in parts for reason in part.refused]
-        _modality_arrays(group, plan.n_scans, planned, parts)
+        everyone = PartOfModality.joined([manifest.modalities[key] for manifest in manifests])
+        if before is not None:
+            seen_again = len(everyone.checksums) - (plan.n_scans - plan.first_new)
+            everyone = PartOfModality.joined([before[key], everyone.without_first(seen_again)])
+        checksums[key], refused[key] = list(everyone.checksums), list(everyone.refused)
+        _modality_arrays(group, plan.n_scans, planned, everyone)
         described[key] = _description(planned, checksums[key])
     refused_on_loading = sum(reason != "" for reasons in refused.values() for reason in reasons)
     ours: dict[str, Any] = {
@@ -67,6 +84,7 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
         "name": plan.name,
         "n_scans": plan.n_scans,
         "part_scans": plan.part_scans,
+        "checksum": CHECKSUM,
         "columns": {column.array: column.name for column in columns},
         "modalities": described,
         "content_sha256": content_hash(
@@ -81,7 +99,7 @@ def finish_store(path: Path, plan: Plan, scans: pd.DataFrame, manifests: Sequenc
     with warnings.catch_warnings():  # consolidated metadata is what lets xarray open it in one read
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(group.store)
-    _put_on_disk(path, {key: content.to_bytes() for key, content in in_memory.items()})
+    _put_in_place(build, {key: content.to_bytes() for key, content in in_memory.items()})
 
 
 def content_hash(
@@ -117,6 +135,7 @@ def _description(planned: PlannedModality, checksums: list[str]) -> dict[str, An
         del described["units"]
     return {
         **described,
+        **planned.encoding.describe(),
         "array": modality.array_name,
         "chunk_scans": layout.chunk_scans,
         "shard_scans": layout.shard_scans,
@@ -125,41 +144,51 @@ def _description(planned: PlannedModality, checksums: list[str]) -> dict[str, An
 
 
 def _modality_arrays(
-    group: zarr.Group, n_scans: int, planned: PlannedModality, parts: Sequence[PartOfModality]
+    group: zarr.Group, n_scans: int, planned: PlannedModality, everyone: PartOfModality
 ) -> None:
-    modality, layout = planned.modality, planned.layout
+    modality, layout, encoding = planned.modality, planned.layout, planned.encoding
     name, axes = modality.array_name, dimensions(modality)
     attributes: dict[str, Any] = {"role": modality.role, "kind": modality.kind}
     if modality.kind == "volume":
         attributes["units"] = modality.units[0]
         attributes["affine"] = modality.describe()["affine"]
+    packed = [
+        BloscCodec(
+            typesize=encoding.stored.dtype.itemsize,
+            cname=encoding.compression,
+            clevel=LEVELS[encoding.compression],
+            shuffle="shuffle",
+            blocksize=BLOCK_BYTES[encoding.compression],
+        ),
+        Crc32cCodec(),
+    ] if encoding.compression != "none" else None  # fmt: skip
     group.create_array(
         name,
         shape=(n_scans, *modality.shape),
-        dtype="float32",
+        dtype=encoding.stored.numbers,
         chunks=(layout.chunk_scans, *modality.shape),
         shards=(layout.shard_scans, *modality.shape),
-        compressors=[
-            BloscCodec(typesize=4, cname="zstd", clevel=LEVEL, shuffle="shuffle", blocksize=BLOCK_BYTES),
-            Crc32cCodec(),
-        ],
-        fill_value=fill_value(modality),
+        filters=[TransposeCodec(order=FASTEST_FIRST)] if encoding.stored.axes == "zyx" else None,
+        compressors=packed,
+        fill_value=0 if encoding.is_scaled else fill_value(modality),
         dimension_names=axes,
         attributes=attributes,
         chunk_key_encoding=_SEPARATOR,
     )
-    sha256 = np.array([value for part in parts for value in part.sha256], dtype=object)
-    refused = np.array([value for part in parts for value in part.refused], dtype=object)
-    _small_array(group, f"{name}_present", sha256 != "", axes[:1])
-    _small_array(group, f"{name}_sha256", sha256, axes[:1])
-    _small_array(group, f"{name}_refused", refused, axes[:1])
+    checksums = np.array(everyone.checksums, dtype=object)
+    _small_array(group, f"{name}_present", checksums != "", axes[:1])
+    _small_array(group, f"{name}_checksum", checksums, axes[:1])
+    _small_array(group, f"{name}_refused", np.array(everyone.refused, dtype=object), axes[:1])
+    if encoding.is_scaled:
+        scales = np.array(everyone.scales, dtype=np.float64)
+        _small_array(group, f"{name}_slope", scales[:, 0], axes[:1])
+        _small_array(group, f"{name}_offset", scales[:, 1], axes[:1])
     if modality.kind != "volume":
         _small_array(group, axes[1], np.array(modality.features, dtype=object), axes[1:2])
         _small_array(group, f"{name}_unit", np.array(modality.units, dtype=object), axes[1:2])
-    merged = reduce(Statistics.merge, (part.statistics for part in parts))
     along = axes[1:2] if modality.kind == "features" else ()
     for statistic in STATISTICS:
-        _small_array(group, f"{name}_{statistic}", getattr(merged, statistic), along)
+        _small_array(group, f"{name}_{statistic}", getattr(everyone.statistics, statistic), along)
 
 
 def _small_array(
@@ -176,7 +205,7 @@ def _small_array(
         shape=values.shape,
         dtype=str if text else values.dtype,
         chunks=values.shape,
-        compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
+        compressors=[ZstdCodec(level=_SMALL_LEVEL), Crc32cCodec()],
         fill_value="" if text else np.zeros((), values.dtype).item(),
         dimension_names=dimension_names,
         attributes=attributes or {},
@@ -186,12 +215,12 @@ def _small_array(
     array[...] = values
 
 
-def _put_on_disk(path: Path, files: dict[str, bytes]) -> None:
+def _put_in_place(build: Build, files: dict[str, bytes]) -> None:
     root = json.loads(files.pop(MARKER))
     consolidated = root["consolidated_metadata"]
     consolidated["metadata"] = dict(sorted(consolidated["metadata"].items()))
     root["attributes"][ATTRIBUTE]["record_sha256"] = record_hash(root)
-    for key, content in sorted(files.items()):
-        write_bytes(path / key, content)
-    sync_directory(path)
-    write_bytes(path / MARKER, (json.dumps(root, indent=2) + "\n").encode())
+    # Most of the time of small files is waiting for the disk.
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="finish") as writers:
+        list(writers.map(lambda item: build.write(item[0], [item[1]]), sorted(files.items())))
+    build.write(MARKER, [(json.dumps(root, indent=2) + "\n").encode()])

@@ -127,7 +127,8 @@ def _people(store: Store) -> PeopleSummary:
 
 def _modality(store: Store, modality: Modality) -> ModalitySummary:
     present, layout = int(store.present(modality.key).sum()), store.layout(modality.key)
-    files = [store.path / shard_key(modality, number) for number in store.shard_numbers(modality.key)]
+    files = {shard_key(modality, number) for number in store.shard_numbers(modality.key)}
+    folder = store.place.sizes(f"{modality.array_name}/")
     statistics = store.statistics(modality.key)
     empty: tuple[str, ...] = ()
     constant: tuple[str, ...] = ()
@@ -143,7 +144,7 @@ def _modality(store: Store, modality: Modality) -> ModalitySummary:
         present=present,
         refused=int((store.refused(modality.key) != "").sum()),
         bytes_raw=present * bytes_per_scan(modality),
-        bytes_stored=sum(file.stat().st_size for file in files if file.exists()),
+        bytes_stored=sum(size for key, size in folder if key in files),
         shards=len(files),
         chunk_scans=layout.chunk_scans,
         shard_scans=layout.shard_scans,

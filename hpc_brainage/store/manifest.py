@@ -6,7 +6,10 @@ the part is done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain
 from typing import Any
 
 from hpc_brainage.store.statistics import Statistics
@@ -14,18 +17,42 @@ from hpc_brainage.store.statistics import Statistics
 
 @dataclass(frozen=True)
 class PartOfModality:
-    """One modality of one part.
+    """One modality of one part, or of one shard of it.
 
     Parameters
     ----------
-    sha256 : per row of the part, of the little-endian float32 C-order bytes of the scan; "" if absent.
-    refused : per row of the part, why what the source had was not taken; "" if it was, or had nothing.
+    checksums : per row, of the float32 bytes of the scan in the order in which they are kept; "" if absent.
+    refused : per row, why what the source had was not taken; "" if it was, or had nothing.
+    scales : per row, the slope and offset of integers; (1, 0) where there are none.
     statistics : of the scans that are present.
+    shard_bytes : size of each shard file; 0 where a shard has no scan and no file.
     """
 
-    sha256: tuple[str, ...]
+    checksums: tuple[str, ...]
     refused: tuple[str, ...]
+    scales: tuple[tuple[float, float], ...]
     statistics: Statistics
+    shard_bytes: tuple[int, ...]
+
+    @classmethod
+    def joined(cls, shards: Sequence[PartOfModality]) -> PartOfModality:
+        """What the shards of a part report, in their order."""
+        return cls(
+            tuple(chain.from_iterable(shard.checksums for shard in shards)),
+            tuple(chain.from_iterable(shard.refused for shard in shards)),
+            tuple(chain.from_iterable(shard.scales for shard in shards)),
+            reduce(Statistics.merge, (shard.statistics for shard in shards)),
+            tuple(chain.from_iterable(shard.shard_bytes for shard in shards)),
+        )
+
+    def without_first(self, rows: int) -> PartOfModality:
+        """Without the scans that begin it, of which the statistics must know nothing."""
+        return replace(
+            self,
+            checksums=self.checksums[rows:],
+            refused=self.refused[rows:],
+            scales=self.scales[rows:],
+        )
 
 
 @dataclass(frozen=True)
@@ -42,8 +69,10 @@ class PartManifest:
             "plan_sha256": self.plan_sha256,
             "modalities": {
                 key: {
-                    "sha256": list(part.sha256),
+                    "checksums": list(part.checksums),
                     "refused": list(part.refused),
+                    "scales": [list(scale) for scale in part.scales],
+                    "shard_bytes": list(part.shard_bytes),
                     "statistics": part.statistics.to_record(),
                 }
                 for key, part in self.modalities.items()
@@ -57,9 +86,11 @@ class PartManifest:
             record["plan_sha256"],
             {
                 key: PartOfModality(
-                    tuple(part["sha256"]),
+                    tuple(part["checksums"]),
                     tuple(part["refused"]),
+                    tuple((slope, offset) for slope, offset in part["scales"]),
                     Statistics.from_record(part["statistics"]),
+                    tuple(part["shard_bytes"]),
                 )
                 for key, part in record["modalities"].items()
             },

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,21 @@ from hpc_brainage.store.schema import (
     FORMAT,
     FORMAT_VERSION,
     MOST_SCANS,
+    Encoding,
     Layout,
     check_names,
     cut,
     lay_out,
 )
 
-_PLAIN = ("name", "n_scans", "scans_sha256", "part_scans", "recipe", "account", "software")
+_PLAIN = ("name", "n_scans", "scans_sha256", "part_scans", "recipe", "account", "software", "extends")
 
 
 @dataclass(frozen=True)
 class PlannedModality:
     """A modality, how its scans are laid on disk, and which scans the source has it for.
+
+    `encoding` says how numbers become bytes.
 
     `present_sha256` is the hash of the source's presence mask, one byte per scan; `fingerprint` is the
     source's own, of the files that it will load ("" if it gives none).
@@ -45,8 +49,19 @@ class PlannedModality:
 
     modality: Modality
     layout: Layout
+    encoding: Encoding
     present_sha256: str
     fingerprint: str
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """What a plan needs to know of a source: its modality, and for which scans (scans,) it has it."""
+
+    modality: Modality
+    present: np.ndarray
+    encoding: Encoding
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,8 @@ class Plan:
     recipe : how the cohort was read.
     account : how many rows of which source were taken, JSON-able.
     software : versions that write the bytes; not part of the hash, but frozen with the plan.
+    extends : the plan of the finished store that this one adds scans to, and how many it has (see
+        `conversion.append`); `None` for a new store.
     """
 
     name: str
@@ -77,18 +94,20 @@ class Plan:
     recipe: dict[str, Any]
     account: dict[str, Any]
     software: dict[str, str]
+    extends: dict[str, Any] | None = None
 
     @classmethod
     def make(
         cls,
         name: str,
         scans: pd.DataFrame,
-        sources: Sequence[tuple[Modality, np.ndarray, str]],
+        sources: Sequence[PlannedSource],
         *,
         recipe: Mapping[str, Any],
         account: Mapping[str, Any],
+        extends: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """Plan a store of `scans` with modalities, their presence masks (scans,) and fingerprints.
+        """Plan a store of `scans` with these sources.
 
         Raises
         ------
@@ -97,34 +116,46 @@ class Plan:
         """
         if len(scans) > MOST_SCANS:
             raise StoreError(f"{len(scans)} scans in one store", expected=f"at most {MOST_SCANS}")
-        modalities = [modality for modality, _, _ in sources]
-        check_names(modalities)
-        part_scans, layouts = lay_out(modalities)
+        check_names([(source.modality, source.encoding) for source in sources])
+        part_scans, layouts = lay_out([source.modality for source in sources])
         return cls(
             name=name,
             n_scans=len(scans),
             scans_sha256=hash_of_table(columns_of(scans)),
             modalities=tuple(
                 PlannedModality(
-                    modality,
-                    layouts[modality.key],
-                    hashlib.sha256(np.asarray(present, dtype=bool).tobytes()).hexdigest(),
-                    fingerprint,
+                    source.modality,
+                    layouts[source.modality.key],
+                    source.encoding,
+                    hashlib.sha256(np.asarray(source.present, dtype=bool).tobytes()).hexdigest(),
+                    source.fingerprint,
                 )
-                for modality, present, fingerprint in sources
+                for source in sources
             ),
             part_scans=part_scans,
             recipe=json.loads(json.dumps(recipe)),
             account=json.loads(json.dumps(account)),
             software=software("numpy", "numcodecs", "zarr"),
+            extends=None if extends is None else dict(extends),
         )
 
     @property
-    def parts(self) -> list[range]:
-        """Rows of each part, in order."""
-        return cut(self.n_scans, self.part_scans)
+    def first_new(self) -> int:
+        """The first row that is converted; those before it are in the store that is extended."""
+        return 0 if self.extends is None else self.extends["n_scans"]
 
-    @property
+    @cached_property
+    def parts(self) -> list[range]:
+        """Rows of each part, in order; the first may begin with scans that the store has already."""
+        return [rows for rows in cut(self.n_scans, self.part_scans) if rows.stop > self.first_new]
+
+    def shards(self, part: int, planned: PlannedModality) -> list[range]:
+        """Rows of the shards of one modality in a part, but for those that only hold scans of before."""
+        rows, length = self.parts[part], planned.layout.shard_scans
+        first = max(rows.start, self.first_new - self.first_new % length)
+        return [range(start, min(start + length, rows.stop)) for start in range(first, rows.stop, length)]
+
+    @cached_property
     def sha256(self) -> str:
         record = self.to_record()
         del record["software"]
@@ -141,6 +172,7 @@ class Plan:
             "modalities": [
                 {
                     **planned.modality.describe(),
+                    **planned.encoding.describe(),
                     "chunk_scans": planned.layout.chunk_scans,
                     "shard_scans": planned.layout.shard_scans,
                     "present_sha256": planned.present_sha256,
@@ -152,6 +184,7 @@ class Plan:
             "recipe": self.recipe,
             "account": self.account,
             "software": self.software,
+            "extends": self.extends,
         }
 
     @classmethod
@@ -173,6 +206,7 @@ class Plan:
                     PlannedModality(
                         Modality.from_record(entry),
                         Layout(entry["chunk_scans"], entry["shard_scans"]),
+                        Encoding.from_record(entry),
                         entry["present_sha256"],
                         entry["fingerprint"],
                     )
@@ -197,5 +231,6 @@ class Plan:
             "recipe": "the input files or options",
             "account": "the account of the sources",
             "software": "the versions of the software",
+            "extends": "the store that is added to",
         }
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]

@@ -7,7 +7,10 @@ whatever order: picking random rows through zarr's own indexing takes several ti
 from __future__ import annotations
 
 import itertools
+import json
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,43 +18,57 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
 
 from hpc_brainage.errors import StoreError, UsageError, nearest
-from hpc_brainage.modality import Modality
+from hpc_brainage.modality import Modality, ScaledIntegers
 from hpc_brainage.scans import scan_names
-from hpc_brainage.store.marker import damaged_marker, read_marker
+from hpc_brainage.store.marker import MARKER, damaged_marker, read_marker
 from hpc_brainage.store.people import Column, table_of
+from hpc_brainage.store.place import Place, place_at
 from hpc_brainage.store.schema import (
     ATTRIBUTE,
+    FASTEST_FIRST,
     STATISTICS,
+    Encoding,
     Layout,
     cut,
-    fill_value,
     shard_key,
+    small_array_key,
 )
 from hpc_brainage.store.shards import FLOAT, ShardFile
 from hpc_brainage.store.statistics import Statistics
+from hpc_brainage.store.survey import scale_into
 
 
 class Store:
     """A finished store, opened for reading with `Store.open`."""
 
-    def __init__(self, path: Path, root: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, place: Place, root: dict[str, Any], small_arrays: Place | None = None) -> None:
+        """`small_arrays` is where all but the measurements is read, if that is not `place`."""
+        self.place = place
         self.metadata = root
+        self._small_arrays = small_arrays or place
         self._shards: dict[tuple[str, int], ShardFile] = {}
         self._present: dict[str, np.ndarray] = {}
+        self._scales: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
-        """Open the store at `path`.
+    def open(cls, where: Place | Path | str) -> Store:
+        """Open the store at a path, or at the URL of an object store (see `place_at`).
 
         Raises
         ------
         StoreError : nothing there, not a store, not ours, unfinished, damaged, or of a newer format.
         """
-        path = Path(path)
-        return cls(path, read_marker(path))
+        place = place_at(where)
+        return cls(place, read_marker(place))
+
+    @property
+    def path(self) -> Path | str:
+        """Where the store is, as messages call it; `Store.open` takes it."""
+        return self.place.label
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -118,9 +135,19 @@ class Store:
             self._present[key] = present
         return self._present[key]
 
-    def sha256(self, key: str) -> np.ndarray:
-        """Checksum of each scan's float32 bytes, text (scans,); "" where absent."""
-        return self.small_array(f"{self._modality(key).array_name}_sha256")
+    def checksums(self, key: str) -> np.ndarray:
+        """Checksum of each scan's float32 bytes as they are kept, text (scans,); "" where absent."""
+        return self.small_array(f"{self._modality(key).array_name}_checksum")
+
+    def scales(self, key: str) -> np.ndarray:
+        """Slope and offset of each scan's integers, float64 (scans, 2); 1 and 0 where there are none."""
+        if key not in self._scales:
+            scales = np.tile([1.0, 0.0], (self.n_scans, 1))
+            if self.encoding(key).is_scaled:
+                name = self._modality(key).array_name
+                scales = np.stack([self.small_array(f"{name}_{of}") for of in ("slope", "offset")], axis=1)
+            self._scales[key] = scales
+        return self._scales[key]
 
     def refused(self, key: str) -> np.ndarray:
         """Why the source's data was not taken, text (scans,); "" where it was, or there was none."""
@@ -136,45 +163,132 @@ class Store:
         described = self.attributes["modalities"][key]
         return Layout(described["chunk_scans"], described["shard_scans"])
 
+    def encoding(self, key: str) -> Encoding:
+        """How the numbers of a modality became bytes."""
+        self._modality(key)
+        return Encoding.from_record(self.attributes["modalities"][key])
+
     def read(self, key: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Measurements of `rows` (all, if not given) in that order, float32 (rows, *shape).
 
-        Rows may repeat. A scan without this modality is NaN throughout if it is a feature table.
+        Rows may repeat. A scan without this modality is NaN throughout if it is a feature table. Volumes
+        that are kept as "zyx" come in that memory order.
 
         Raises
         ------
         StoreError : there is no such modality; the rows are not numbers of scans; a row has no such
             image (an image has no value that could stand for absent); or what is on disk is damaged.
         """
-        modality, length = self._modality(key), self.layout(key).chunk_scans
         wanted = np.arange(self.n_scans) if rows is None else self._row_numbers(rows)
+        out = self.empty(key, len(wanted))
+        self.read_into(key, wanted, out)
+        return out
+
+    def empty(self, key: str, count: int) -> np.ndarray:
+        """Room for `count` scans, float32 (count, *shape), in the memory order that is read fastest."""
+        shape = self._modality(key).shape
+        if self.encoding(key).stored.axes == "zyx":
+            return np.empty((count, *shape[::-1]), FLOAT).transpose(FASTEST_FIRST)
+        return np.empty((count, *shape), FLOAT)
+
+    def read_into(
+        self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray, *, threads: int = 1
+    ) -> None:
+        """Read `rows` into `out`, float32 (rows, *shape), such as `empty` made; it can be used again.
+
+        Parameters
+        ----------
+        threads : that read images at once.
+
+        Raises
+        ------
+        StoreError : as `read`; or `out` has another shape or type.
+        """
+        modality, wanted = self._modality(key), self._row_numbers(rows)
+        if out.shape != (len(wanted), *modality.shape) or out.dtype != FLOAT:
+            raise StoreError(
+                f"{len(wanted)} scans of {key} do not fit into {out.dtype} of shape {out.shape}",
+                where=self.path,
+                expected=f"float32 of shape {(len(wanted), *modality.shape)}",
+            )
         present = self.present(key)[wanted]
-        if modality.kind != "features" and not present.all():
+        if modality.kind == "features":
+            self._read_features(key, wanted, present, out)
+            return
+        if not present.all():
             lacking = self.scans.iloc[wanted[~present]]
             raise StoreError(
                 f"{len(lacking)} of {len(wanted)} wanted scans have no {key}",
                 where=f"{self.path}: {', '.join(scan_names(lacking.head(5)))}",
                 hint="ask for present scans only",
             )
-        out = np.empty((len(wanted), *modality.shape), dtype=FLOAT)
+        self.scales(key)
+        if threads == 1 or len(wanted) == 1:
+            for place, row in enumerate(wanted.tolist()):
+                self.read_image(key, row, out[place])
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="images") as readers:
+            list(readers.map(self.read_image, itertools.repeat(key), wanted.tolist(), out))
+
+    def read_image(self, key: str, row: int, out: np.ndarray) -> None:
+        """Read one volume or surface into `out`, float32 of its shape, in any memory order.
+
+        Raises
+        ------
+        StoreError : it is missing or damaged.
+        """
+        encoding = self.encoding(key)
+        as_kept = out.transpose(2, 1, 0) if encoding.stored.axes == "zyx" else out
+        if encoding.is_scaled:
+            numbers = _scratch_for(as_kept.shape, encoding.stored.dtype)
+            self.read_chunk(key, row, numbers)
+            slope, offset = self.scales(key)[row]
+            scale_into(numbers, slope, offset, as_kept)
+        elif as_kept.flags.c_contiguous:
+            self.read_chunk(key, row, as_kept)
+        else:
+            numbers = _scratch_for(as_kept.shape, FLOAT)
+            self.read_chunk(key, row, numbers)
+            as_kept[...] = numbers
+
+    def as_kept(self, key: str, row: int) -> np.ndarray | ScaledIntegers:
+        """One image with the numbers that are kept, in their memory order; its axes are those of its shape.
+
+        Raises
+        ------
+        StoreError : it is missing or damaged.
+        """
+        encoding, shape = self.encoding(key), self._modality(key).shape
+        turned = encoding.stored.axes == "zyx"
+        numbers = np.empty(shape[::-1] if turned else shape, encoding.stored.dtype)
+        self.read_chunk(key, row, numbers)
+        image = numbers.transpose(2, 1, 0) if turned else numbers
+        if not encoding.is_scaled:
+            return image
+        slope, offset = self.scales(key)[row].tolist()
+        return ScaledIntegers(image, slope, offset)
+
+    def _read_features(self, key: str, wanted: np.ndarray, present: np.ndarray, out: np.ndarray) -> None:
+        length = self.layout(key).chunk_scans
         if not present.all():
-            out[~present] = fill_value(modality)
+            out[~present] = np.nan
         chunks = np.where(present, wanted // length, -1)
         order = np.argsort(chunks, kind="stable")
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-2))
-        block = np.empty((length, *modality.shape), dtype=FLOAT)
+        block = np.empty((length, *out.shape[1:]), dtype=FLOAT)
         for first, last in itertools.pairwise(bounds):
             places = order[first:last]
             chunk = int(chunks[places[0]])
-            if length == 1 and len(places) == 1:
-                self.read_chunk(key, chunk, out[places[0]][np.newaxis])
-                continue
             self.read_chunk(key, chunk, block)
             out[places] = block[wanted[places] - chunk * length]
-        return out
 
     def read_chunk(self, key: str, chunk: int, out: np.ndarray) -> None:
-        """Decode chunk number `chunk` of a modality into `out`, float32 (chunk_scans, *shape).
+        """Decode chunk number `chunk` of a modality into `out`, the numbers as they are kept.
+
+        Parameters
+        ----------
+        out : C-contiguous, of the type that is kept: (chunk_scans, features), or one image with its axes
+            in the order in which they are kept.
 
         Raises
         ------
@@ -182,7 +296,11 @@ class Store:
         """
         per_shard = self.layout(key).chunks_per_shard
         try:
-            self._shard(key, chunk // per_shard).read_into(chunk % per_shard, out)
+            try:
+                self._shard(key, chunk // per_shard).read_into(chunk % per_shard, out)
+            except StoreError:  # scans may have been added to the shard since its index was read
+                self._shards.pop((key, chunk // per_shard), None)
+                self._shard(key, chunk // per_shard).read_into(chunk % per_shard, out)
         except StoreError as problem:
             raise StoreError(
                 f"{key} is damaged: {problem.what}",
@@ -198,7 +316,7 @@ class Store:
         StoreError : the shard that would hold it is damaged.
         """
         per_shard = self.layout(key).chunks_per_shard
-        if not (self.path / shard_key(self._modality(key), chunk // per_shard)).exists():
+        if not self.place.has(shard_key(self._modality(key), chunk // per_shard)):
             return False
         return self._shard(key, chunk // per_shard).has(chunk % per_shard)
 
@@ -212,13 +330,22 @@ class Store:
         described = self.metadata["consolidated_metadata"]["metadata"].get(name)
         if described is None:
             raise damaged_marker(self.path)
-        chunk = self.path / name / ".".join(["c", *("0" for _ in described["shape"])])
-        if not chunk.is_file():  # zarr would give the fill value in its stead
-            raise StoreError("a file of the store is missing", where=chunk)
+        key = small_array_key(name, described)
+        chunk = self._small_arrays.file(key)
         try:
-            array = self._group[name]
-            assert isinstance(array, zarr.Array)
-            values = np.asarray(array[...])
+            content = {
+                f"{name}/{MARKER}": json.dumps(described).encode(),
+                key: self._small_arrays.read(key),
+            }
+        except FileNotFoundError:  # zarr would give the fill value in its stead
+            raise StoreError("a file of the store is missing", where=chunk) from None
+        except OSError as problem:
+            raise StoreError(
+                f"a file of the store cannot be read ({problem.strerror or problem})", where=chunk
+            ) from None
+        try:
+            held = MemoryStore({at: cpu.Buffer.from_bytes(of) for at, of in content.items()})
+            values = np.asarray(zarr.open_array(held, path=name, mode="r", zarr_format=3)[...])
         except Exception as problem:
             raise StoreError(f"a file of the store is damaged ({problem})", where=chunk) from None
         return values if values.dtype.kind in "bif" else values.astype(object)
@@ -248,21 +375,27 @@ class Store:
             if self.present(key)[rows.start : rows.stop].any():
                 yield number
 
-    @cached_property
-    def _group(self) -> zarr.Group:
-        try:
-            return zarr.open_group(str(self.path), mode="r", zarr_format=3, use_consolidated=True)
-        except Exception:  # whatever zarr makes of metadata that is not what was written
-            raise damaged_marker(self.path) from None
-
     def _shard(self, key: str, shard: int) -> ShardFile:
         file = self._shards.get((key, shard))
         if file is None:
-            path = self.path / shard_key(self._modality(key), shard)
-            file = self._shards[key, shard] = ShardFile(path, self.layout(key).chunks_per_shard)
+            name = shard_key(self._modality(key), shard)
+            layout, encoding = self.layout(key), self.encoding(key)
+            file = ShardFile(self.place, name, layout.chunks_per_shard, encoding)
+            self._shards[key, shard] = file
         return file
 
     def _modality(self, key: str) -> Modality:
         if key not in self.modalities:
             raise StoreError(f"the store has no {key}", where=self.path, hint=nearest(key, self.modalities))
         return self.modalities[key]
+
+
+_scratch = threading.local()
+
+
+def _scratch_for(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Room for one image, each thread's own, made anew only where another shape is wanted."""
+    held: np.ndarray | None = getattr(_scratch, "held", None)
+    if held is None or held.shape != shape or held.dtype != dtype:
+        held = _scratch.held = np.empty(shape, dtype)
+    return held

@@ -4,27 +4,26 @@ The bytes are those of Zarr's `sharding_indexed` codec (Zarr v3 specification, s
 so any Zarr library reads them. They are written here, not through zarr-python, because a shard must
 appear whole or not at all, be flushed to the device, and be the same bytes whenever it is made.
 
-A chunk is little-endian float32 in C order, put through Blosc (byte shuffle, then Zstandard level 1 in
-blocks of 1 MiB) and followed by its CRC32C. The shuffle puts the exponents of neighbouring values side
-by side: real feature tables shrink to two thirds of what plain Zstandard makes of them.
+A chunk is little-endian numbers put through Blosc (byte shuffle, then LZ4 in blocks of 64 KiB or Zstandard
+in blocks of 1 MiB, both at level 1) and followed by its CRC32C, or those numbers as they are. The shuffle
+puts the exponents of neighbouring values side by side: real feature tables shrink to two thirds of what
+plain Zstandard makes of them.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
 from numcodecs import Blosc, blosc
 
 from hpc_brainage.errors import StoreError
-from hpc_brainage.files import write_durably
+from hpc_brainage.store.place import Place
+from hpc_brainage.store.schema import Encoding
 
-LEVEL = 1
-BLOCK_BYTES = 1 << 20
+LEVELS = {"zstd": 1, "lz4": 1}
+BLOCK_BYTES = {"zstd": 1 << 20, "lz4": 1 << 16}
 FLOAT = np.dtype("<f4")
 _CHECKSUM_BYTES = 4
 _INTACT = google_crc32c.value(google_crc32c.value(b"").to_bytes(_CHECKSUM_BYTES, "little"))
@@ -32,28 +31,31 @@ _ABSENT = np.uint64(2**64 - 1)
 
 # Blosc's own threads put blocks down in the order in which they finish: other bytes at every run.
 blosc.use_threads = False
-_CODEC = Blosc(cname="zstd", clevel=LEVEL, shuffle=Blosc.SHUFFLE, blocksize=BLOCK_BYTES)
+_CODECS = {
+    name: Blosc(cname=name, clevel=level, shuffle=Blosc.SHUFFLE, blocksize=BLOCK_BYTES[name])
+    for name, level in LEVELS.items()
+}
 
 
-def encode_chunk(chunk: np.ndarray) -> bytes:
-    """The bytes of one chunk of float32 values, with their checksum."""
-    return _with_checksum(_CODEC.encode(np.ascontiguousarray(chunk, dtype=FLOAT)))
+def encode_chunk(chunk: np.ndarray, encoding: Encoding) -> bytes:
+    """The bytes of one chunk, a C-contiguous array of the numbers that `encoding` says."""
+    chunk = np.ascontiguousarray(chunk, dtype=encoding.stored.dtype)
+    if encoding.compression == "none":
+        return chunk.tobytes()
+    return _with_checksum(_CODECS[encoding.compression].encode(chunk))
 
 
-def write_shard(path: Path, chunks: Sequence[bytes | None]) -> None:
-    """Write encoded chunks as one file, in one step; `None` is a chunk without any scan in it."""
-
-    def write(file: BinaryIO) -> None:
-        index = np.full((len(chunks), 2), _ABSENT, dtype="<u8")
-        offset = 0
-        for number, chunk in enumerate(chunks):
-            if chunk is not None:
-                file.write(chunk)
-                index[number] = offset, len(chunk)
-                offset += len(chunk)
-        file.write(_with_checksum(index.tobytes()))
-
-    write_durably(path, write)
+def shard_pieces(chunks: Sequence[bytes | None]) -> list[bytes]:
+    """What a shard file is made of, in order; `None` is a chunk without any scan in it."""
+    pieces = []
+    index = np.full((len(chunks), 2), _ABSENT, dtype="<u8")
+    offset = 0
+    for number, chunk in enumerate(chunks):
+        if chunk is not None:
+            pieces.append(chunk)
+            index[number] = offset, len(chunk)
+            offset += len(chunk)
+    return [*pieces, _with_checksum(index.tobytes())]
 
 
 class ShardFile:
@@ -61,58 +63,65 @@ class ShardFile:
 
     Parameters
     ----------
-    path : of the file.
+    place, key : of the file.
     chunks : how many chunks the shard has room for.
+    encoding : of its chunks.
 
     Raises
     ------
     StoreError : the file is missing, too short, or its index is damaged.
     """
 
-    def __init__(self, path: Path, chunks: int) -> None:
-        self.path = path
+    def __init__(self, place: Place, key: str, chunks: int, encoding: Encoding) -> None:
+        self.file = place.file(key)
+        self._place, self._key, self._encoding = place, key, encoding
         length = chunks * 16 + _CHECKSUM_BYTES
         try:
-            size = path.stat().st_size
-            index = self._read(size - length, length) if size >= length else b""
+            size = place.size(key)
+            index = place.read(key, size - length, length) if size >= length else b""
         except OSError as problem:
-            raise StoreError(f"a shard cannot be read ({problem.strerror})", where=path) from None
+            reason = problem.strerror or problem
+            raise StoreError(f"a shard cannot be read ({reason})", where=self.file) from None
         if not _checksum_holds(index):
-            raise StoreError("the index of a shard is damaged", where=path)
+            raise StoreError("the index of a shard is damaged", where=self.file)
         self._index = np.frombuffer(index[:-_CHECKSUM_BYTES], "<u8").reshape(chunks, 2)
 
     def has(self, chunk: int) -> bool:
         return bool(self._index[chunk, 0] != _ABSENT)
 
     def read_into(self, chunk: int, out: np.ndarray) -> None:
-        """Decode a chunk into `out`, a contiguous float32 array of the chunk's shape.
+        """Decode a chunk into `out`, a C-contiguous array of the numbers that are kept.
 
         Raises
         ------
         StoreError : the chunk is not in the shard, or its bytes are not what was written.
         """
         if not self.has(chunk):
-            raise StoreError(f"chunk {chunk} is missing from a shard", where=self.path)
+            raise StoreError(f"chunk {chunk} is missing from a shard", where=self.file)
         offset, length = (int(number) for number in self._index[chunk])
+        room = out.reshape(-1).view(np.uint8)
+        if self._encoding.compression == "none":
+            if length != room.size or self._fill(offset, room.data) != length:
+                raise StoreError(f"chunk {chunk} of a shard is damaged", where=self.file)
+            return
         try:
-            stored = self._read(offset, length)
-        except (OSError, OverflowError):
+            stored = self._place.read(self._key, offset, length)
+        except (OSError, OverflowError, MemoryError):
             stored = b""
         if len(stored) != length or not _checksum_holds(stored):
-            raise StoreError(f"chunk {chunk} of a shard is damaged", where=self.path)
+            raise StoreError(f"chunk {chunk} of a shard is damaged", where=self.file)
         try:
-            _CODEC.decode(memoryview(stored)[:-_CHECKSUM_BYTES], out.reshape(-1).view(np.uint8))
+            _CODECS[self._encoding.compression].decode(memoryview(stored)[:-_CHECKSUM_BYTES], room)
         except (RuntimeError, ValueError) as problem:
             raise StoreError(
-                f"chunk {chunk} of a shard does not decode ({problem})", where=self.path
+                f"chunk {chunk} of a shard does not decode ({problem})", where=self.file
             ) from None
 
-    def _read(self, offset: int, length: int) -> bytes:
-        descriptor = os.open(self.path, os.O_RDONLY)
+    def _fill(self, offset: int, room: memoryview) -> int:
         try:
-            return os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+            return self._place.read_into(self._key, offset, room)
+        except (OSError, OverflowError):
+            return 0
 
 
 def _with_checksum(content: bytes) -> bytes:

@@ -57,22 +57,6 @@ class Statistics:
         m2 = np.where(count > 0, m2, 0.0)
         return cls(count.astype(np.int64), mean, m2, lowest, highest)
 
-    @classmethod
-    def of_image(cls, image: np.ndarray) -> Statistics:
-        """Over all voxels or vertices of one image without missing values."""
-        values = image.reshape(-1).astype(np.float64)
-        mean = values.mean()
-        values -= mean
-        # Not a dot product: the order in which BLAS adds depends on how many threads it may use.
-        np.square(values, out=values)
-        return cls(
-            np.array(values.size, np.int64),
-            np.array(mean),
-            np.array(values.sum()),
-            np.array(image.min(), np.float64),
-            np.array(image.max(), np.float64),
-        )
-
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both sets of scans together."""
         count = self.count + other.count

@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from hpc_brainage.errors import StoreError
-from hpc_brainage.files import read_json
 from hpc_brainage.modality import Modality
 from hpc_brainage.scans import IDENTITY, scan_names
 from hpc_brainage.store.array_metadata import expected_metadata, fields_of
 from hpc_brainage.store.finish import content_hash
-from hpc_brainage.store.marker import MARKER
+from hpc_brainage.store.marker import BUILD, MARKER, plan_key, plans_begun, read_record
+from hpc_brainage.store.place import Place
+from hpc_brainage.store.plan import Plan
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.schema import STATISTICS, arrays_of, cut, fill_value, shard_key
+from hpc_brainage.store.schema import STATISTICS, arrays_of, cut, shard_key, small_array_key
 from hpc_brainage.store.shards import FLOAT
 from hpc_brainage.store.statistics import Statistics
-from hpc_brainage.store.writer import checksum, statistics_of
+from hpc_brainage.store.survey import checksum, survey
 
 Progress = Callable[[int, int], None]
+_OTHER_VALUES = "the values do not have the checksum they had"
 _ABSENT_VALUES = "there are values, though the scan is marked absent"
+_CONVERT_AGAIN = "convert the cohort again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,32 @@ class Damage:
     key : the modality ("smri/desikan"), the array ("age") or the file that it concerns.
     problem : what is wrong.
     scans : the scans whose data cannot be trusted because of it, as `sub-01_ses-2`.
+    to_do : what a user does about it.
     """
 
     key: str
     problem: str
     scans: tuple[str, ...] = ()
+    to_do: str = _CONVERT_AGAIN
 
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}" + (f" ({', '.join(self.scans)})" if self.scans else "")
 
 
-def verify(path: Path | str, progress: Progress | None = None) -> list[Damage]:
+_ADDITION = Damage(
+    BUILD,
+    "an addition of scans was begun and has not finished, or is at work right now; the scans that the "
+    "store had are not affected",
+    to_do="run the same `brainage convert --append` command again: it goes on where it stopped",
+)
+_NOT_TIDIED_UP = Damage(
+    BUILD,
+    "a conversion ended before it had tidied up; the store is not affected",
+    to_do="run the same `brainage convert` command again",
+)
+
+
+def verify(path: Place | Path | str, progress: Progress | None = None) -> list[Damage]:
     """Read a whole store and list what is wrong with it; an empty list is the proof.
 
     Compared are the checksum of every scan, presence against data, identities, the statistics computed
@@ -87,6 +105,8 @@ def _as_far_as_possible(key: str, found: Iterator[Damage]) -> Iterator[Damage]:
         yield from found
     except StoreError as problem:
         yield _damage_of(key, problem)
+    except OSError as problem:
+        yield Damage(key, f"cannot be read ({problem.strerror or problem})")
 
 
 def _metadata(store: Store) -> Iterator[Damage]:
@@ -94,9 +114,8 @@ def _metadata(store: Store) -> Iterator[Damage]:
     described = store.metadata["consolidated_metadata"]["metadata"]
     data = {entry["array"] for entry in store.attributes["modalities"].values()}
     for name, metadata in described.items():
-        file = store.path / name / MARKER
         try:
-            if read_json(file, StoreError) != metadata:
+            if read_record(store.place, f"{name}/{MARKER}") != metadata:
                 yield Damage(name, f"{name}/{MARKER} is not what the root {MARKER} says")
             if name not in data:
                 store.small_array(name)
@@ -128,30 +147,28 @@ def _modality(
     store: Store, modality: Modality, names: Sequence[str], read: Callable[[int], None]
 ) -> Iterator[Damage]:
     key, layout = modality.key, store.layout(modality.key)
-    present, expected = store.present(key), store.sha256(key)
+    present, expected = store.present(key), store.checksums(key)
     if not np.array_equal(present, expected != ""):
         yield Damage(key, "presence and checksums do not agree", _named(names, present != (expected != "")))
     if present.sum() != store.attributes["modalities"][key]["present"]:
         yield Damage(key, f"{present.sum()} scans are present, the description says otherwise")
 
-    per_value = modality.shape if modality.kind == "features" else ()
-    statistics = Statistics.nothing(per_value)
-    block = np.empty((layout.chunk_scans, *modality.shape), dtype=FLOAT)
+    read_chunks = _features if modality.kind == "features" else _images
+    statistics = Statistics.nothing(modality.shape if modality.kind == "features" else ())
     whole = True
     for number, rows in enumerate(cut(store.n_scans, layout.chunk_scans)):
         here = present[rows.start : rows.stop]
         if here.any():
             try:
-                store.read_chunk(key, number, block)
+                found, problems = read_chunks(store, modality, number, rows, expected)
             except StoreError as problem:
                 whole = False
                 mask = np.zeros(store.n_scans, dtype=bool)
                 mask[rows.start : rows.stop] = here
                 yield Damage(key, _short(key, problem), _named(names, mask))
             else:
-                for row in rows:
-                    yield from _scan(modality, block[row - rows.start], expected[row], names[row])
-                statistics = statistics.merge(statistics_of(modality, block, np.flatnonzero(here)))
+                statistics = statistics.merge(found)
+                yield from (Damage(key, problem, (names[row],)) for row, problem in problems)
         elif _holds(store, key, number):
             yield Damage(key, _ABSENT_VALUES, tuple(names[rows.start : rows.stop]))
         read(rows.stop)
@@ -159,12 +176,31 @@ def _modality(
         yield from _statistics(key, statistics, store.statistics(key))
 
 
-def _scan(modality: Modality, values: np.ndarray, expected: str, name: str) -> Iterator[Damage]:
-    if expected:
-        if checksum(values) != expected:
-            yield Damage(modality.key, "the values do not have the checksum they had", (name,))
-    elif not np.array_equal(values, np.full_like(values, fill_value(modality)), equal_nan=True):
-        yield Damage(modality.key, _ABSENT_VALUES, (name,))
+Found = tuple[Statistics, list[tuple[int, str]]]
+"""The statistics of a chunk, and what is wrong with which of its rows."""
+
+
+def _features(store: Store, modality: Modality, number: int, rows: range, expected: np.ndarray) -> Found:
+    block = np.empty((store.layout(modality.key).chunk_scans, *modality.shape), dtype=FLOAT)
+    store.read_chunk(modality.key, number, block)
+    problems = []
+    for row in rows:
+        values = block[row - rows.start]
+        if expected[row] and checksum(values) != expected[row]:
+            problems.append((row, _OTHER_VALUES))
+        elif not expected[row] and not np.isnan(values).all():
+            problems.append((row, _ABSENT_VALUES))
+    return Statistics.of_features(block[: len(rows)][expected[rows.start : rows.stop] != ""]), problems
+
+
+def _images(store: Store, modality: Modality, number: int, rows: range, expected: np.ndarray) -> Found:
+    encoding = store.encoding(modality.key)
+    shape = modality.shape[::-1] if encoding.stored.axes == "zyx" else modality.shape
+    numbers = np.empty(shape, dtype=encoding.stored.dtype)
+    store.read_chunk(modality.key, number, numbers)
+    slope, offset = store.scales(modality.key)[rows.start]
+    found, statistics = survey(numbers, slope, offset)
+    return statistics, [] if found == expected[rows.start] else [(rows.start, _OTHER_VALUES)]
 
 
 def _holds(store: Store, key: str, chunk: int) -> bool:
@@ -192,7 +228,9 @@ def _orphans(store: Store) -> Iterator[Damage]:
     described = store.metadata["consolidated_metadata"]["metadata"]
     belongs = {MARKER} | {f"{name}/{MARKER}" for name in described}
     data = {modality.array_name: modality for modality in store.modalities.values()}
-    arrays = {name for modality in data.values() for name in arrays_of(modality)}
+    arrays = {
+        name for modality in data.values() for name in arrays_of(modality, store.encoding(modality.key))
+    }
     arrays |= {column.array for column in store.columns}
     for name in sorted(arrays ^ set(described)):
         yield Damage(name, "an array too many, or one too few")
@@ -201,16 +239,31 @@ def _orphans(store: Store) -> Iterator[Damage]:
             shards = store.shard_numbers(data[name].key)
             belongs |= {shard_key(data[name], number) for number in shards}
         else:
-            belongs.add("/".join([name, ".".join(["c", *("0" for _ in metadata["shape"])])]))
-    found = {str(file.relative_to(store.path)) for file in store.path.rglob("*") if not file.is_dir()}
-    for name in sorted(found - belongs):
+            belongs.add(small_array_key(name, metadata))
+    found = set(store.place.files())
+    at_work = {name for name in found if name.startswith(f"{BUILD}/")}
+    if at_work:
+        additions = [plan for plan in _plans_begun(store) if plan.extends is not None]
+        yield _ADDITION if additions else _NOT_TIDIED_UP
+        for plan in additions:
+            at_work |= {
+                shard_key(planned.modality, rows.start // planned.layout.shard_scans)
+                for planned in plan.modalities
+                for part in range(len(plan.parts))
+                for rows in plan.shards(part, planned)
+            }
+    for name in sorted(found - belongs - at_work):
         yield Damage(name, "the file does not belong to the store")
     for name in sorted(belongs - found):
         yield Damage(name, "the file is missing")
 
 
+def _plans_begun(store: Store) -> list[Plan]:
+    return [Plan.from_record(read_record(store.place, plan_key(work))) for work in plans_begun(store.place)]
+
+
 def _content(store: Store) -> Iterator[Damage]:
-    checksums = {key: store.sha256(key).tolist() for key in store.modalities}
+    checksums = {key: store.checksums(key).tolist() for key in store.modalities}
     refused = {key: store.refused(key).tolist() for key in store.modalities}
     found = content_hash(store.columns, list(store.modalities.values()), checksums, refused)
     if found != store.content_sha256:

@@ -1,116 +1,239 @@
-"""One part of one modality: scans are loaded, checked, summed up, and written as whole shards."""
+"""One shard of one modality: scans are loaded, checked, summed up and encoded, then written as one file."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from hpc_brainage.errors import ScanRefused
-from hpc_brainage.modality import Modality
+from hpc_brainage.modality import Modality, ScaledIntegers
+from hpc_brainage.store.building import Build
 from hpc_brainage.store.manifest import PartOfModality
-from hpc_brainage.store.plan import PlannedModality
-from hpc_brainage.store.schema import fill_value, shard_key
-from hpc_brainage.store.shards import FLOAT, encode_chunk, write_shard
+from hpc_brainage.store.plan import Plan, PlannedModality
+from hpc_brainage.store.schema import Encoding, fill_value, shard_key
+from hpc_brainage.store.shards import FLOAT, encode_chunk, shard_pieces
 from hpc_brainage.store.statistics import Statistics
+from hpc_brainage.store.survey import checksum, survey
+
+Loaded = np.ndarray | ScaledIntegers | None
 
 
-def write_modality(
-    store: Path,
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard that is ready to be written: the bytes of its file, none if no scan is in it."""
+
+    key: str
+    pieces: list[bytes]
+    report: PartOfModality
+
+
+def encode_shard(
+    plan: Plan,
     planned: PlannedModality,
     rows: range,
-    load: Callable[[int], np.ndarray | None],
+    load: Callable[[int], Loaded],
     loaded: Callable[[], None] = lambda: None,
-) -> PartOfModality:
-    """Write the shards that hold `rows` of one modality.
+) -> EncodedShard:
+    """Load, check and encode the scans of one shard of one modality.
 
     What is in memory at any time is one chunk of values and one shard of compressed bytes.
 
     Parameters
     ----------
-    store : the folder of the store.
-    rows : of one part; the first is the first scan of a shard.
+    rows : of one shard, or fewer at the end of a store.
     load : row -> the scan's array, or `None` where there is none. May raise `ScanRefused`: then the
         modality is absent for this scan and the reason is kept.
     loaded : called after each scan.
     """
     modality, layout = planned.modality, planned.layout
-    assert rows.start % layout.shard_scans == 0, "a part begins with a shard"
-    sha256 = [""] * len(rows)
-    refused = [""] * len(rows)
-    per_value = modality.shape if modality.kind == "features" else ()
-    statistics = Statistics.nothing(per_value)
+    assert rows.start % layout.shard_scans == 0
+    assert len(rows) <= layout.shard_scans, "a shard begins where the last one ended"
+    chunks = _features if modality.kind == "features" else _images
+    report = _Report(rows, modality)
+    encoded = chunks(planned, rows, plan.first_new, load, loaded, report)
+    pieces = shard_pieces(encoded) if any(chunk is not None for chunk in encoded) else []
+    return EncodedShard(
+        shard_key(modality, rows.start // layout.shard_scans),
+        pieces,
+        PartOfModality(
+            tuple(report.checksums),
+            tuple(report.refused),
+            tuple(report.scales),
+            report.statistics,
+            (sum(map(len, pieces)),),
+        ),
+    )
+
+
+def write_shard(build: Build, shard: EncodedShard) -> PartOfModality:
+    """Put an encoded shard in its place; other shards may be written at the same time."""
+    if shard.pieces:
+        build.write(shard.key, shard.pieces)
+    else:  # an earlier attempt may have found a scan here that is refused now
+        build.remove(shard.key)
+    return shard.report
+
+
+class _Report:
+    """What becomes known of a shard's scans while they are loaded."""
+
+    def __init__(self, rows: range, modality: Modality) -> None:
+        self.checksums = [""] * len(rows)
+        self.refused = [""] * len(rows)
+        self.scales = [(1.0, 0.0)] * len(rows)
+        self.statistics = Statistics.nothing(modality.shape if modality.kind == "features" else ())
+
+
+def _features(
+    planned: PlannedModality,
+    rows: range,
+    first_counted: int,
+    load: Callable[[int], Loaded],
+    loaded: Callable[[], None],
+    report: _Report,
+) -> list[bytes | None]:
+    modality, layout = planned.modality, planned.layout
+    encoded: list[bytes | None] = [None] * layout.chunks_per_shard
     chunk = np.empty((layout.chunk_scans, *modality.shape), dtype=FLOAT)
-
-    for first in range(rows.start, rows.stop, layout.shard_scans):
-        encoded: list[bytes | None] = [None] * layout.chunks_per_shard
-        for number in range(layout.chunks_per_shard):
-            start = first + number * layout.chunk_scans
-            chunk.fill(fill_value(modality))
-            present = []
-            for row in range(start, min(start + layout.chunk_scans, rows.stop)):
-                try:
-                    values = load(row)
-                    if values is not None:
-                        chunk[row - start] = checked(modality, values)
-                        sha256[row - rows.start] = checksum(chunk[row - start])
-                        present.append(row - start)
-                except ScanRefused as refusal:
-                    refused[row - rows.start] = in_one_line(refusal)
-                loaded()
-            if present:
-                encoded[number] = encode_chunk(chunk)
-                statistics = statistics.merge(statistics_of(modality, chunk, np.array(present)))
-        path = store / shard_key(modality, first // layout.shard_scans)
-        if any(part is not None for part in encoded):
-            write_shard(path, encoded)
-        else:  # an earlier attempt may have found a scan here that is refused now
-            path.unlink(missing_ok=True)
-    return PartOfModality(tuple(sha256), tuple(refused), statistics)
+    for number in range(-(-len(rows) // layout.chunk_scans)):
+        start = rows.start + number * layout.chunk_scans
+        chunk.fill(fill_value(modality))
+        some, counted = False, []
+        for row in range(start, min(start + layout.chunk_scans, rows.stop)):
+            try:
+                values = load(row)
+                if values is not None:
+                    numbers, found = features_kept(modality, values)
+                    chunk[row - start] = numbers
+                    report.checksums[row - rows.start] = found
+                    some = True
+                    if row >= first_counted:
+                        counted.append(row - start)
+            except ScanRefused as refusal:
+                report.refused[row - rows.start] = in_one_line(refusal)
+            loaded()
+        if some:
+            encoded[number] = encode_chunk(chunk, planned.encoding)
+            report.statistics = report.statistics.merge(Statistics.of_features(chunk[counted]))
+    return encoded
 
 
-def checked(modality: Modality, values: np.ndarray) -> np.ndarray:
-    """`values` as float32 if a store can take them for one scan of `modality`.
+def _images(
+    planned: PlannedModality,
+    rows: range,
+    first_counted: int,
+    load: Callable[[int], Loaded],
+    loaded: Callable[[], None],
+    report: _Report,
+) -> list[bytes | None]:
+    modality, encoding = planned.modality, planned.encoding
+    encoded: list[bytes | None] = [None] * planned.layout.chunks_per_shard
+    for place, row in enumerate(rows):
+        try:
+            values = load(row)
+            if values is not None:
+                image = image_kept(modality, encoding, values)
+                report.checksums[place], report.scales[place] = image.checksum, image.scale
+                encoded[place] = encode_chunk(image.numbers, encoding)
+                if row >= first_counted:
+                    report.statistics = report.statistics.merge(image.statistics)
+        except ScanRefused as refusal:
+            report.refused[place] = in_one_line(refusal)
+        loaded()
+    return encoded
+
+
+class ImageKept(NamedTuple):
+    """One image as a store keeps it: in the order of its file, with the scale of its integers."""
+
+    numbers: np.ndarray
+    scale: tuple[float, float]
+    checksum: str
+    statistics: Statistics
+
+
+def features_kept(modality: Modality, values: np.ndarray | ScaledIntegers) -> tuple[np.ndarray, str]:
+    """The features of one scan as a store keeps them, and their checksum.
 
     Raises
     ------
-    ScanRefused : not numbers, another shape, infinite, without any value, or NaN in an image.
+    ScanRefused : no store takes them.
     """
-    values = np.asarray(values)
-    if values.dtype.kind not in "fiub":
-        raise ScanRefused(f"holds {values.dtype}, not numbers")
-    if values.shape != modality.shape:
-        raise ScanRefused(f"is of shape {values.shape}", expected=str(modality.shape))
-    with np.errstate(over="ignore"):
-        values = values.astype(FLOAT, copy=False)
+    numbers = numbers_of(modality, Encoding(), values)
+    check_values(numbers, missing=True)
+    return numbers, checksum(numbers)
+
+
+def image_kept(modality: Modality, encoding: Encoding, values: np.ndarray | ScaledIntegers) -> ImageKept:
+    """One volume or surface as a store of this encoding keeps it.
+
+    Raises
+    ------
+    ScanRefused : no such store takes it.
+    """
+    scale = (1.0, 0.0)
+    if encoding.is_scaled and isinstance(values, ScaledIntegers):
+        scale = (values.slope, values.offset)
+    numbers = _in_stored_order(numbers_of(modality, encoding, values), encoding)
+    found, statistics = survey(numbers, *scale)
+    if not (np.isfinite(statistics.min) and np.isfinite(statistics.max)):
+        check_values(numbers, missing=False)
+        raise ScanRefused(f"its scale, {scale[0]:g} and {scale[1]:g}, makes infinite values")
+    return ImageKept(numbers, scale, found, statistics)
+
+
+def _in_stored_order(numbers: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """An image as a C-contiguous array in the order in which its numbers are kept."""
+    turned = numbers.transpose(2, 1, 0) if encoding.stored.axes == "zyx" else numbers
+    return np.ascontiguousarray(turned)
+
+
+def numbers_of(modality: Modality, encoding: Encoding, values: np.ndarray | ScaledIntegers) -> np.ndarray:
+    """The numbers of one scan as a store keeps them: float32, or the integers that it says.
+
+    Raises
+    ------
+    ScanRefused : not numbers, other integers than the store keeps, or another shape.
+    """
+    numbers = values.integers if isinstance(values, ScaledIntegers) else np.asarray(values)
+    if numbers.dtype.kind not in "fiub":
+        raise ScanRefused(f"holds {numbers.dtype}, not numbers")
+    if numbers.shape != modality.shape:
+        raise ScanRefused(f"is of shape {numbers.shape}", expected=str(modality.shape))
+    if not encoding.is_scaled:
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite: refused
+            plain = values.values() if isinstance(values, ScaledIntegers) else numbers
+            return plain.astype(FLOAT, copy=False)
+    if not isinstance(values, ScaledIntegers) or numbers.dtype != encoding.stored.numbers:
+        raise ScanRefused(f"holds {numbers.dtype}", expected=f"{encoding.stored.numbers}, as the others")
+    if not (np.isfinite(values.slope) and np.isfinite(values.offset) and values.slope):
+        raise ScanRefused(f"is scaled by {values.slope:g} and {values.offset:g}")
+    return numbers
+
+
+def check_values(values: np.ndarray, *, missing: bool) -> None:
+    """Refuse values that are infinite, or missing where they must not be.
+
+    Parameters
+    ----------
+    missing : whether some may be NaN.
+
+    Raises
+    ------
+    ScanRefused : an infinite value; a NaN; or nothing but NaN, even where some may be.
+    """
     finite = np.isfinite(values)
     if finite.all():
-        return values
+        return
     if np.isinf(values).any():
         raise ScanRefused("holds infinite values, or values too large for float32")
-    if modality.kind != "features":
-        share = 1 - finite.mean()
-        raise ScanRefused(f"holds NaN in {share:.1%} of its values")
+    if not missing:
+        raise ScanRefused(f"holds NaN in {1 - finite.mean():.1%} of its values")
     if not finite.any():
         raise ScanRefused("holds no value at all")
-    return values
-
-
-def checksum(values: np.ndarray) -> str:
-    """sha256 of one scan's little-endian float32 bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(values, dtype=FLOAT).data).hexdigest()
-
-
-def statistics_of(modality: Modality, chunk: np.ndarray, present: np.ndarray) -> Statistics:
-    """Statistics of the scans `present` (positions in the chunk)."""
-    if modality.kind == "features":
-        return Statistics.of_features(chunk[present])
-    merged = Statistics.nothing()
-    for position in present:
-        merged = merged.merge(Statistics.of_image(chunk[position]))
-    return merged
 
 
 def in_one_line(refusal: ScanRefused) -> str:

@@ -137,7 +137,7 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
         for i in range(len(rows))
     ]
     scans = store.scans.iloc[rows].reset_index(drop=True)
-    checksums = list(zip(*(store.sha256(key)[rows].tolist() for key in store.modalities), strict=True))
+    checksums = list(zip(*(store.checksums(key)[rows].tolist() for key in store.modalities), strict=True))
     notes += _twins(scans, checksums) + _worth_knowing(scans, where)
     return TrainingData(store, scans, inputs, availability, checksums, tuple(notes))
 

@@ -39,7 +39,7 @@ class RunFolder:
         self.held_out = path / "held_out.tsv"
 
     @classmethod
-    def prepare(cls, path: Path, config: RunConfig, store: Path, where: str | None) -> RunFolder:
+    def prepare(cls, path: Path, config: RunConfig, store: Path | str, where: str | None) -> RunFolder:
         """Write down what the run shall do; the same request again is the same run.
 
         A run that has not finished any member yet may be prepared anew.
@@ -55,8 +55,12 @@ class RunFolder:
             raise TrainingError(
                 f"a run cannot be called {LATEST!r}", where=path, hint="choose another --name"
             )
-        content = Store.open(store).content_sha256
-        request = {"store": str(store.absolute()), "content_sha256": content, "where": where}
+        opened = Store.open(store)
+        request = {
+            "store": opened.place.absolute(),
+            "content_sha256": opened.content_sha256,
+            "where": where,
+        }
         if (path / "request.json").is_file():
             same = run.request() == request and run.config() == config
             if same:

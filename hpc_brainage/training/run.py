@@ -69,7 +69,7 @@ def run_training(
     """
     run = RunFolder(folder)
     config, request = run.config(), run.request()
-    store = Store.open(Path(request["store"]))
+    store = Store.open(request["store"])
     if store.content_sha256 != request["content_sha256"]:
         raise TrainingError(
             "the store has changed since the run was prepared",

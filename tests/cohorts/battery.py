@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.cohorts.cohort import OLDEST_PLAUSIBLE_YEARS, Cohort
+from hpc_brainage.modality import ScaledIntegers
 from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, SEXES
 
 
@@ -43,7 +44,13 @@ def check_loading(cohort: Cohort, loads: int) -> None:
         assert source.present.shape == (len(cohort),)
         rows = np.flatnonzero(source.present)
         for row in rows[np.linspace(0, len(rows) - 1, min(loads, len(rows))).astype(int)].tolist():
-            first = source.load(row)
+            loaded = source.load(row)
+            if source.stored.numbers == "float32":
+                assert isinstance(loaded, np.ndarray)
+            else:
+                assert isinstance(loaded, ScaledIntegers)
+                assert loaded.integers.dtype == np.dtype(source.stored.numbers)
+            first = source.values(row)
             assert first.shape == source.modality.shape
             assert first.dtype == np.float32
             assert not np.isinf(first).any()
@@ -51,11 +58,12 @@ def check_loading(cohort: Cohort, loads: int) -> None:
             if source.modality.kind == "volume":
                 assert np.isfinite(first).all(), "a volume has no missing voxels"
             kept = first.copy()
-            first[...] = -1  # what a caller does to its array must not reach the next load
-            np.testing.assert_array_equal(source.load(row), kept)
+            # what a caller does to its array must not reach the next load
+            (loaded.integers if isinstance(loaded, ScaledIntegers) else first)[...] = 0
+            np.testing.assert_array_equal(source.values(row), kept)
         if len(rows) >= 2:
             turned = cohort.take(rows[::-1]).sources[key]
-            np.testing.assert_array_equal(turned.load(0), source.load(int(rows[-1])))
+            np.testing.assert_array_equal(turned.values(0), source.values(int(rows[-1])))
 
 
 def check_stable_order(first: Cohort, second: Cohort) -> None:

@@ -44,6 +44,11 @@ def write_relmat(path: Path, seed: int, uncovered: int | None = None) -> Path:
     return path
 
 
+def tissue_map(seed: int) -> np.ndarray:
+    """Probabilities, as a tissue map holds them."""
+    return (voxels(seed) / 1000).astype(np.float32)
+
+
 def fmriprep(folder: Path, people: tuple[str, ...] = ("01", "02", "03"), session: str = "") -> Path:
     """T1w images and tissue maps in the person's own space and in one standard space."""
     describe(folder)
@@ -56,7 +61,7 @@ def fmriprep(folder: Path, people: tuple[str, ...] = ("01", "02", "03"), session
         write_image(anat / f"{start}_label-GM_probseg.nii.gz", voxels(number, (6, 6, 6 + number)))
         write_image(anat / f"{start}_{space}_desc-preproc_T1w.nii.gz", voxels(number), orientation="LAS")
         for tissue in ("CSF", "GM", "WM"):
-            write_image(anat / f"{start}_{space}_label-{tissue}_probseg.nii.gz", voxels(10 + number))
+            write_image(anat / f"{start}_{space}_label-{tissue}_probseg.nii.gz", tissue_map(10 + number))
         write_image(anat / f"{start}_{space}_desc-brain_mask.nii.gz", voxels(20 + number))
         func = anat.parent / "func"
         table(func / f"{start}_task-rest_run-1_desc-confounds_timeseries.tsv", csf=[1.0] * 60)

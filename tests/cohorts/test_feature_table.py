@@ -146,6 +146,52 @@ def test_columns_that_say_nothing_are_reported_and_kept() -> None:
     assert "lh_y_thickness" in noted(found, "missing in most scans")
 
 
+def test_a_roi_without_a_signal_is_noted_as_it_is_of_time_series() -> None:
+    rois = ["a", "b", "c", "d"]
+    edges = {f"{x}--{y}": [0.1, 0.2, 0.3, 0.4] for i, x in enumerate(rois) for y in rois[i + 1 :]}
+    assert not any("no signal" in note for note in cohort(**edges).account.notes)
+    for name in edges:
+        if "d" in name:
+            edges[name] = [np.nan, 0.0, 0.3, np.nan]
+        edges[name][3] = np.nan  # nothing of the last scan: it has no connectome, and no dead ROI
+    edges["a--b"][2] = np.nan
+    note = noted(cohort(**edges), "no signal")
+    assert note == (
+        "fs.csv: in 2 of 3 scans a ROI has no signal: its edges are missing or 0 (ROIs concerned: 1; "
+        "most often d in 2)"
+    )
+
+
+def test_regions_get_their_usual_names_and_a_note_says_how_many_did() -> None:
+    found = cohort(
+        **{
+            "lh_bankssts_ThickAvg": [2.0, 2.1, 2.2, 2.3],
+            "rh-insula_gray_matter_volume_mm^3": [5000.0, 0, 5200, 5300],
+            "Left-Hippocampus_Volume_mm3": [4000.0, 4100, 4200, 4300],
+            "Left-Accumbens-area": [500.0, 510, 520, 530],
+        }
+    )
+    modality = found.sources["smri/fs"].modality
+    assert modality.features == (
+        "lh_bankssts_thickness", "rh_insula_volume", "Left-Hippocampus", "Left-Accumbens-area"
+    )  # fmt: skip
+    assert modality.units == ("mm", "mm3", "mm3", "mm3")
+    assert np.isnan(loaded(found)[1, 1])
+    assert noted(found, "renamed") == (
+        "fs.csv: 3 columns renamed: lh_bankssts_ThickAvg -> lh_bankssts_thickness, "
+        "rh-insula_gray_matter_volume_mm^3 -> rh_insula_volume, "
+        "Left-Hippocampus_Volume_mm3 -> Left-Hippocampus"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["*_ThickAvg", "lh_*_thickness"])
+def test_patterns_match_a_region_by_the_name_in_the_table_and_by_its_usual_one(pattern: str) -> None:
+    table = {"lh_bankssts_ThickAvg": [2.0, 2.1, 2.2, 2.3], "lh_bankssts_SurfArea": [900.0, 910, 920, 930]}
+    found = cohort(patterns=pattern, **table)
+    assert found.sources["smri/fs"].modality.features == ("lh_bankssts_thickness",)
+    assert found.recipe == {"columns_by_pattern": 1}
+
+
 def test_a_scan_without_any_value_does_not_have_the_modality() -> None:
     found = cohort(lh_x_thickness=[2.0, np.nan, 2.2, 0.0])
     assert found.sources["smri/fs"].present.tolist() == [True, False, True, False]

@@ -10,6 +10,7 @@ from freesurfer_trees import ASEG, DESIKAN, DKT, aparc_table, write_subject
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.cohorts.freesurfer import is_freesurfer, read_freesurfer
+from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.sources import open_cohort, parse_added
 from hpc_brainage.errors import CohortError, UsageError
 from hpc_brainage.modality import Modality
@@ -276,7 +277,7 @@ def test_a_directory_that_cannot_be_used_is_an_error_with_the_first_reason(tmp_p
     stats.mkdir(parents=True)
     (stats / "aseg.stats").write_text("nothing\n")
     assert is_freesurfer(tmp_path)
-    with pytest.raises(CohortError, match="none of the 1 subjects") as error:
+    with pytest.raises(CohortError, match="none of the 1 scans") as error:
         open_cohort(tmp_path)
     assert "sub-01/stats/aseg.stats, line 1" in str(error.value)
 
@@ -294,7 +295,7 @@ def test_a_subjects_directory_among_bids_derivatives_is_read_as_one(subjects: Pa
 
 def test_freesurfer_measures_structure(subjects: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not fmri"):
-        open_cohort(subjects, role="fmri")
+        open_cohort(subjects, reading=Reading(role="fmri"))
     people = tmp_path / "people.csv"
     people.write_text("participant_id,age\n01,30\n")
     with pytest.raises(UsageError, match="not fmri"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from battery import check_cohort
 
+from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.sources import open_cohort, parse_added
 from hpc_brainage.errors import CohortError, UsageError
 
@@ -36,7 +37,7 @@ def test_a_table_on_its_side_says_the_same_as_an_upright_one(tmp_path: Path, pad
     np.testing.assert_array_equal(one.load(1), other.load(1))
     assert any("was turned" in note for note in second.account.notes)
     assert not any("was turned" in note for note in first.account.notes)
-    assert any("1 columns get the newest" in note for note in first.account.notes)
+    assert any("1 columns renamed: " in note for note in first.account.notes)
 
 
 def test_both_hemispheres_on_their_side_are_joined_to_people(tmp_path: Path) -> None:
@@ -82,10 +83,10 @@ def test_a_table_with_two_names_for_one_structure_keeps_both(tmp_path: Path) -> 
 def test_a_renamed_column_is_chosen_by_either_name(tmp_path: Path, pattern: str) -> None:
     path = tmp_path / "aseg.txt"
     path.write_text(UPRIGHT)
-    (source,) = open_cohort(path, features=pattern).sources.values()
+    (source,) = open_cohort(path, reading=Reading(features=pattern)).sources.values()
     assert source.modality.features == ("Left-Thalamus",)
     with pytest.raises(UsageError, match="no column"):
-        open_cohort(path, features="Left-Thalamus-Properly")
+        open_cohort(path, reading=Reading(features="Left-Thalamus-Properly"))
 
 
 @pytest.mark.parametrize(

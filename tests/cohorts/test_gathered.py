@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from battery import check_cohort
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.cohorts.gathered import Gathered, Measured
+from hpc_brainage.errors import CohortError
 
 SCANS = st.lists(
     st.dictionaries(
@@ -15,18 +19,18 @@ SCANS = st.lists(
     ),
     min_size=1,
     max_size=12,
-)
+).filter(any)
 
 
 def gather(scans: list[dict[str, dict[str, float]]]) -> Cohort:
-    gathered = Gathered("subjects", "smri")
+    gathered = Gathered(Path("subjects"), "smri", "test")
     for number, modalities in enumerate(scans):
         measured = {
             name: Measured(tuple(found), ("mm",) * len(found), np.array(list(found.values()), np.float32))
             for name, found in modalities.items()
         }
         gathered.add((f"{number:02d}", "", ""), measured, {"holes": float(number)})
-    return gathered.cohort(len(scans), (), {"reader": "test"})
+    return gathered.cohort(len(scans), (), "statistics")
 
 
 @given(scans=SCANS)
@@ -50,8 +54,7 @@ def test_every_value_comes_back_under_its_scan_modality_and_name(
     }
     assert loaded == given_values
     assert len(cohort) == sum(bool(modalities) for modalities in scans)
-    if len(cohort):
-        assert cohort.scans["holes"].tolist() == [float(i) for i, found in enumerate(scans) if found]
+    assert cohort.scans["holes"].tolist() == [float(i) for i, found in enumerate(scans) if found]
 
 
 def test_scans_that_lack_a_region_are_counted() -> None:
@@ -61,12 +64,34 @@ def test_scans_that_lack_a_region_are_counted() -> None:
 
 
 def test_refusals_name_the_modality_or_the_whole_source() -> None:
-    gathered = Gathered("subjects", "smri")
+    gathered = Gathered(Path("subjects"), "smri", "test")
     gathered.refuse(("01", "", ""), "it is cut off", "aparc")
     gathered.refuse(("02", "", ""), "nothing is there")
-    cohort = gathered.cohort(2, ("a word",), {})
+    with pytest.raises(CohortError, match="none of the 2 scans can be used") as error:
+        gathered.cohort(2, ("a word",), "statistics")
+    assert "the first was refused because: it is cut off" in str(error.value)
+    gathered.add(("03", "", ""), {"aseg": Measured(("a",), ("mm3",), np.ones(1, np.float32))})
+    cohort = gathered.cohort(3, ("a word",), "statistics")
     assert [(refusal.scan, refusal.source) for refusal in cohort.account.refusals] == [
         ("sub-01", "smri/aparc"),
         ("sub-02", "subjects"),
     ]
-    assert (cohort.account.sources[0].rows, len(cohort), cohort.account.notes) == (2, 0, ("a word",))
+    assert (cohort.account.sources[0].rows, len(cohort)) == (3, 1)
+    assert cohort.account.notes == ("subjects: a word",)
+
+
+def test_a_file_that_was_read_changes_the_fingerprint_with_its_size(tmp_path: Path) -> None:
+    file = tmp_path / "aseg.stats"
+
+    def read(content: str) -> Cohort:
+        file.write_text(content)
+        gathered = Gathered(tmp_path, "smri", "test")
+        gathered.has_read(file, "01/aseg.stats", content)
+        gathered.add(("01", "", ""), {"aseg": Measured(("a",), ("mm3",), np.ones(1, np.float32))})
+        return gathered.cohort(1, (), "statistics")
+
+    first, second, same = read("short"), read("longer"), read("longer")
+    marks = [cohort.sources["smri/aseg"].fingerprint for cohort in (first, second, same)]
+    assert marks[0] != marks[1] == marks[2] != ""
+    assert first.recipe["sha256"] != second.recipe["sha256"]
+    assert (first.recipe["reader"], first.recipe["scan_files"]) == ("test", 1)

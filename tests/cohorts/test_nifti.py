@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nifti_files import AFFINE, SHAPE, voxels, write_image
 
-from hpc_brainage.cohorts.nifti import SAME_PLACE_MM, load_volume, volume_header
+from hpc_brainage.cohorts.nifti import SAME_PLACE_MM, load_integers, load_volume, volume_header
 from hpc_brainage.errors import ScanRefused
+from hpc_brainage.modality import NUMBERS
 
 ORIENTATIONS = [
     "".join(codes) for axes in permutations(("LR", "PA", "IS")) for codes in product(*axes)
@@ -46,8 +47,11 @@ def test_an_image_of_any_orientation_comes_out_in_ras_order(tmp_path: Path, orie
     np.testing.assert_allclose(header.affine, AFFINE)
     loaded = load_volume(path, SHAPE, AFFINE)
     assert loaded.dtype == np.float32
-    assert loaded.flags.c_contiguous
+    assert loaded.flags.writeable
     np.testing.assert_array_equal(loaded, voxels())
+    integers = load_integers(path, SHAPE, AFFINE, "int16")
+    assert integers.integers.flags.writeable
+    np.testing.assert_array_equal(integers.integers, voxels())
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgh", "a.mgz"])
@@ -55,6 +59,55 @@ def test_an_image_of_any_orientation_comes_out_in_ras_order(tmp_path: Path, orie
 def test_every_format_and_type_is_read(tmp_path: Path, name: str, dtype: str) -> None:
     array = (voxels() % 200).astype(dtype)
     np.testing.assert_array_equal(load_volume(write_image(tmp_path / name, array)), array)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    numbers=st.sampled_from(["uint8", "int8", "uint16", "int16"]),
+    endian=st.sampled_from("<>"),
+    slope=st.one_of(st.just(1.0), st.floats(-100, 100, width=32).filter(lambda slope: abs(slope) > 1e-6)),
+    offset=st.one_of(st.just(0.0), st.floats(-1000, 1000, width=32)),
+    orientation=st.sampled_from(ORIENTATIONS),
+    ending=st.sampled_from([".nii", ".nii.gz"]),
+    seed=st.integers(0, 2**32),
+)
+def test_scaled_integers_are_what_nibabel_reads(
+    tmp_path_factory: pytest.TempPathFactory, numbers, endian, slope, offset, orientation, ending, seed
+) -> None:
+    limits = np.iinfo(numbers)
+    array = np.random.default_rng(seed).integers(limits.min, limits.max, SHAPE, numbers, endpoint=True)
+    header = nibabel.Nifti1Header(endianness=endian)
+    header.set_data_dtype(np.dtype(numbers).newbyteorder(endian))
+    codes = nibabel.orientations.axcodes2ornt(tuple(orientation))
+    turns = nibabel.orientations.ornt_transform(nibabel.io_orientation(AFFINE), codes)
+    image = nibabel.Nifti1Image(array, AFFINE, header).as_reoriented(turns)
+    image.header.set_data_offset(352)
+    image.header["scl_slope"], image.header["scl_inter"] = slope, offset
+    path = tmp_path_factory.mktemp("scaled") / f"a{ending}"
+    # written by hand: nibabel would choose a scaling of its own
+    stored = np.asarray(image.dataobj).astype(header.get_data_dtype())
+    plain = image.header.binaryblock + bytes(4) + stored.tobytes(order="F")
+    path.write_bytes(gzip.compress(plain) if ending == ".nii.gz" else plain)
+
+    expected = nibabel.as_closest_canonical(nibabel.load(path)).get_fdata(dtype=np.float32)
+    scaled = load_integers(path, SHAPE, AFFINE, numbers)
+    assert scaled.integers.dtype == np.dtype(numbers)
+    np.testing.assert_array_equal(scaled.integers, array)
+    np.testing.assert_allclose(scaled.values(), expected, rtol=1e-6, atol=1e-4)
+    loaded = load_volume(path, SHAPE, AFFINE)
+    assert loaded.tobytes() == scaled.values().tobytes()  # to the last bit, the sign of 0 included
+    step_by_step = (array.astype(np.float32) * np.float32(slope)) + np.float32(offset)
+    assert loaded.tobytes() == step_by_step.tobytes()
+    if orientation == "RAS":
+        assert scaled.integers.flags.f_contiguous
+        assert loaded.flags.f_contiguous
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_integers_of_another_type_than_the_others_are_refused(tmp_path: Path, name: str) -> None:
+    path = write_image(tmp_path / name)
+    with pytest.raises(ScanRefused, match="its voxels are int16, not uint8"):
+        load_integers(path, SHAPE, AFFINE, "uint8")
 
 
 def test_nifti_2_big_endian_scaling_and_wrong_endings_are_read(tmp_path: Path) -> None:
@@ -113,7 +166,9 @@ def test_another_grid_or_place_is_refused_and_rounding_is_not(tmp_path: Path) ->
     [(lambda a: a * 0, "every value is 0"), (lambda a: a * 0 + 7, "every value is 7"),
      (lambda a: np.where(a == a[1, 2, 3], np.nan, a), "NaN or infinite"),
      (lambda a: np.where(a == a[1, 2, 3], np.inf, a), "NaN or infinite"),
-     (lambda a: a.astype(np.float64) * 1e300, "NaN or infinite")],
+     (lambda a: a.astype(np.float64) * 1e300, "NaN or infinite"),
+     (lambda a: a * 1e5, r"run from 300000 to 9\.97e\+07, intensities from -1e\+07 to 1e\+07"),
+     (lambda a: a.astype(np.int32) * -100_000, "intensities from")],
 )  # fmt: skip
 def test_an_empty_or_broken_volume_is_refused(tmp_path: Path, change, reason: str) -> None:
     path = write_image(tmp_path / "scan.nii.gz", change(voxels().astype(np.float32)))
@@ -212,18 +267,25 @@ def test_numbers_that_are_not_real_are_refused(tmp_path: Path, datatype: int, bi
 @given(
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6),
     name=st.sampled_from(["a.nii", "a.mgh"]),
+    zipped=st.booleans(),
 )
-def test_a_damaged_header_is_refused_or_read_but_never_a_traceback(tmp_path_factory, changes, name) -> None:
+def test_a_damaged_header_is_refused_or_read_but_never_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, changes, name, zipped
+) -> None:
     path = write_image(tmp_path_factory.mktemp("damaged") / name)
     content = bytearray(path.read_bytes())
     for place, value in changes:
         content[place] = value
     path.write_bytes(bytes(content))
+    path = packed(path) if zipped else path
     try:
         header = volume_header(path)
         volume = load_volume(path)
     except ScanRefused:
         return
+    if header.numbers in NUMBERS[1:]:
+        integers = load_integers(path, header.shape, header.affine, header.numbers)
+        np.testing.assert_array_equal(integers.values(), volume)
     assert volume.shape == header.shape
     assert np.isfinite(volume).all()
 

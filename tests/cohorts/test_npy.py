@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpc_brainage.cohorts.image_check import MODULATED
 from hpc_brainage.cohorts.npy import load_npy, read_npy
 from hpc_brainage.errors import ScanRefused
 
@@ -43,6 +44,7 @@ def test_numbers_of_every_kind_become_float32(tmp_path: Path, dtype: str) -> Non
     loaded = load_npy(saved(tmp_path / "scan.npy", given_array), SHAPE)
     assert loaded.dtype == np.float32
     assert loaded.flags.c_contiguous
+    assert loaded.flags.writeable
     np.testing.assert_array_equal(loaded, given_array.astype(np.float32))
 
 
@@ -90,7 +92,7 @@ def test_a_header_that_claims_more_than_the_file_holds_allocates_nothing(
         header = {"descr": "<f8", "fortran_order": False, "shape": (100_000, 100_000, 1000)}
         np.lib.format.write_array_header_1_0(file, header)
         file.write(b"\0" * 64)
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("the array must not be read"))
+    monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("the array must not be read"))
     with pytest.raises(ScanRefused, match="truncated"):
         load_npy(path, (100_000, 100_000, 1000))
 
@@ -162,6 +164,24 @@ def test_numbers_beyond_float32_are_refused_in_an_image(tmp_path: Path) -> None:
     huge[0, 0, 0] = 1e300
     with pytest.raises(ScanRefused, match="infinite"):
         load_npy(saved(tmp_path / "scan.npy", huge), SHAPE)
+
+
+def test_grey_matter_of_another_scale_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "scan.npy", np.abs(image()))
+    np.testing.assert_array_equal(load_npy(path, SHAPE, MODULATED), np.abs(image()))
+    saved(path, np.abs(image()) * 100)
+    with pytest.raises(ScanRefused, match=r"modulated tissue maps from -0\.01 to 20"):
+        load_npy(path, SHAPE, MODULATED)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path / "scan.npy", image())
+    read = np.fromfile
+    monkeypatch.setattr(np, "fromfile", lambda file, dtype, count: read(file, dtype, count - 1))
+    with pytest.raises(ScanRefused, match="truncated: it has 604 of 608 bytes"):
+        load_npy(path, SHAPE)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

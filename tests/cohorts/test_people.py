@@ -135,7 +135,7 @@ def test_repetitions_are_compared_in_all_columns_at_once() -> None:
     started = time.perf_counter()
     found = read_people(frame, ColumnMap(), source="t")
     assert time.perf_counter() - started < 5
-    assert [refusal.participant_id for refusal in found.account.refusals] == ["s3", "s3"]
+    assert [refusal.participant_id for refusal in found.account.refusals] == ["s3"]
     assert "they differ in lh_5_area)" in found.account.refusals[0].reason
     assert len(found.scans) == 199
 
@@ -169,12 +169,20 @@ def test_sex_codes_must_be_explained_all_of_them() -> None:
     assert found.scans["sex"].tolist() == ["M", "F", "U"]
 
 
-def test_two_ages_for_one_person_refuse_every_row_of_that_person() -> None:
+def test_two_ages_for_one_person_refuse_every_row_of_that_person_and_say_so_once() -> None:
     found = people(participant_id=["a", "b", "a"], age=[53.8, 20, 58.7])
     assert found.scans["participant_id"].tolist() == ["b"]
-    assert [refusal.reason for refusal in found.account.refusals] == [
-        "sub-a has two ages: 53.8 and 58.7"
-    ] * 2
+    assert [refusal.reason for refusal in found.account.refusals] == ["sub-a has two ages: 53.8 and 58.7"]
+
+
+def test_a_scan_whose_rows_are_refused_for_different_reasons_is_listed_once_with_all_of_them() -> None:
+    found = people(participant_id=["a", "a", "b", "", ""], age=["89+", "old", "20", "30", "40"])
+    assert found.scans["participant_id"].tolist() == ["b"]
+    assert [(refusal.participant_id, refusal.reason) for refusal in found.account.refusals] == [
+        ("a", "its age is '89+', which is not a number; its age is 'old', which is not a number"),
+        ("(row 4)", "the row has no participant id"),
+        ("(row 5)", "the row has no participant id"),
+    ]
 
 
 def test_a_row_that_is_said_twice_is_kept_once_with_a_note() -> None:

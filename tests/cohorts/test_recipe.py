@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hpc_brainage.cohorts.columns import ColumnMap
+from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.recipe import Recipe, read_recipe
 from hpc_brainage.cohorts.sources import AddedSource
 from hpc_brainage.errors import UsageError
@@ -44,15 +45,17 @@ def recipe(folder: Path, text: str) -> Path:
 def test_a_recipe_says_what_the_command_line_says(tmp_path: Path) -> None:
     assert read_recipe(recipe(tmp_path, WHOLE)) == Recipe(
         source=tmp_path / "people.csv",
+        reading=Reading(
+            columns=ColumnMap(id="file_id", sex="SEX", age_unit="months", sex_codes={"1": "M", "2": "F"}),
+            features="lh_*",
+            connectivity="partial",
+        ),
         output=tmp_path / "study.zarr",
-        columns=ColumnMap(id="file_id", sex="SEX", age_unit="months", sex_codes={"1": "M", "2": "F"}),
         add=(
             AddedSource("fmri", "fc", Path("/data/fc.npz"), {"data": "fc_z"}),
             AddedSource("smri", None, tmp_path / "tables/*.tsv"),
         ),
-        features="lh_*",
         where="dx == 'TC'",
-        connectivity="partial",
     )
 
 

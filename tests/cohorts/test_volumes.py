@@ -10,9 +10,11 @@ import pytest
 from battery import check_cohort
 from nifti_files import AFFINE, SHAPE, voxels, write_image
 
+from hpc_brainage.cohorts.reading import Reading, Voxels
 from hpc_brainage.cohorts.sources import open_cohort, parse_added
 from hpc_brainage.cohorts.volumes import is_volumes, read_volumes, volume_files
 from hpc_brainage.errors import CohortError, ScanRefused
+from hpc_brainage.modality import ScaledIntegers, Stored
 
 
 @pytest.fixture
@@ -39,14 +41,69 @@ def test_a_folder_of_images_is_a_cohort_of_volumes(images: Path) -> None:
     assert (modality.key, modality.kind, modality.shape) == ("smri/images", "volume", SHAPE)
     np.testing.assert_allclose(np.array(modality.affine), AFFINE)
     for row in range(6):
-        np.testing.assert_array_equal(source.load(row), voxels(row))
+        np.testing.assert_array_equal(source.values(row), voxels(row))
     reasons = {refusal.scan: refusal.reason for refusal in cohort.account.refusals}
     assert list(reasons) == ["sub-6", "sub-7"]
     assert "5 x 6 x 8, not 5 x 6 x 7" in reasons["sub-6"]
     assert "4 mm from where they should be" in reasons["sub-7"]
     assert cohort.account.notes == (
         "images: 4 of 6 images are turned to RAS order: 2 from LAS, 2 from PIR",
+        "images: 2 of 8 images lie on other grids; if all are registered to one space, --resample TEMPLATE "
+        "brings them onto one grid",
     )
+
+
+@pytest.mark.parametrize(
+    ("types", "voxels_as", "kept", "note"),
+    [
+        (("int16", "int16", "int16"), "native", "int16", None),
+        (("uint8", "uint8", "uint8"), "native", "uint8", None),
+        (("int16", "int16", "int16"), "float32", "float32", None),
+        (("int16", "uint8", "int16"), "native", "float32", "2 int16, 1 uint8"),
+        (("int16", "float32", "int16"), "native", "float32", "1 float32, 2 int16"),
+        (("int16", "uint8", "int16"), "float32", "float32", None),
+        (("int32", "int32", "int32"), "native", "float32", None),
+        (("float64", "float64", "float64"), "native", "float32", None),
+    ],
+)
+def test_integers_are_kept_where_all_images_have_the_same(
+    tmp_path: Path, types: tuple[str, ...], voxels_as: Voxels, kept: str, note: str | None
+) -> None:
+    folder = tmp_path / "images"
+    for person, numbers in enumerate(types):
+        array = (voxels(person) % 200).astype(numbers)
+        write_image(folder / f"sub-{person}_T1w.nii.gz", array, orientation=("RAS", "LIA")[person % 2])
+    reading = Reading(voxels=voxels_as)
+    cohort = check_cohort(lambda: open_cohort(folder, reading=reading))
+    (source,) = cohort.sources.values()
+    assert source.stored == Stored(kept, "zyx")
+    for person in range(3):
+        np.testing.assert_array_equal(source.values(person), voxels(person) % 200)
+    said = [told for told in cohort.account.notes if "kept as float32" in told]
+    assert len(said) == (note is not None)
+    assert note is None or said[0].endswith(note)
+
+
+def test_an_image_that_is_refused_has_no_say_in_how_the_others_are_kept(tmp_path: Path) -> None:
+    for person in range(3):
+        write_image(tmp_path / f"sub-{person}_T1w.nii", voxels(person))
+    write_image(tmp_path / "sub-3_T1w.nii", voxels(3, (5, 6, 8)).astype(np.float32))
+    (source,) = read_volumes(tmp_path).sources.values()
+    assert source.stored == Stored("int16", "zyx")
+
+
+def test_each_scan_keeps_its_own_slope_and_offset(tmp_path: Path) -> None:
+    for person in range(2):
+        path = write_image(tmp_path / f"sub-{person}_T1w.nii", voxels(person))
+        content = bytearray(path.read_bytes())
+        content[112:120] = np.array([0.5 + person, -3.0], "<f4").tobytes()  # scl_slope, scl_inter
+        path.write_bytes(bytes(content))
+    (source,) = read_volumes(tmp_path).sources.values()
+    for person in range(2):
+        loaded = source.load(person)
+        assert isinstance(loaded, ScaledIntegers)
+        assert (loaded.slope, loaded.offset) == (0.5 + person, -3.0)
+        np.testing.assert_array_equal(source.values(person), voxels(person) * (0.5 + person) - 3)
 
 
 def test_images_are_added_to_a_table_by_known_ids(images: Path, tmp_path: Path) -> None:
@@ -110,7 +167,10 @@ def test_what_is_truncated_or_replaced_later_is_refused_when_loaded(images: Path
     content = (images / "sub-0_T1w.nii.gz").read_bytes()
     (images / "sub-0_T1w.nii.gz").write_bytes(content[:-20])
     write_image(images / "sub-1_T1w.nii.gz", voxels(1, (5, 6, 8)))
-    for row, reason in ((0, "cannot be read to its end"), (1, "its grid is 5 x 6 x 8")):
+    write_image(images / "sub-2_T1w.nii.gz", voxels(2).astype(np.float32))
+    for row, reason in (
+        (0, "cannot be read to its end"), (1, "its grid is 5 x 6 x 8"), (2, "float32, not int16")
+    ):  # fmt: skip
         with pytest.raises(ScanRefused, match=reason):
             source.load(row)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
 from hpc_brainage.errors import ScanRefused
 from hpc_brainage.files import sha256_of_file
-from hpc_brainage.modality import Modality
+from hpc_brainage.modality import Modality, ScaledIntegers, Stored
 from hpc_brainage.store import schema
 
 
@@ -65,25 +65,41 @@ def measurements(modality: Modality, n: int, seed: int = 0) -> np.ndarray:
     return values
 
 
+def scaled_integers(
+    modality: Modality, n: int, numbers: str = "int16", seed: int = 0
+) -> list[ScaledIntegers]:
+    """Random integers of the whole range, each image with its own scale; that of the first is none."""
+    rng, of = np.random.default_rng(seed), np.iinfo(numbers)
+    images = rng.integers(of.min, of.max, (n, *modality.shape), dtype=numbers, endpoint=True)
+    scales = [(1.0, 0.0), (0.1, 0.0), (-0.25, 7.3), (1.0, -1024.0)]
+    return [ScaledIntegers(image, *scales[row % len(scales)]) for row, image in enumerate(images)]
+
+
 def cohort_of(
     scans: pd.DataFrame,
-    arrays: Mapping[Modality, np.ndarray],
+    arrays: Mapping[Modality, Sequence[np.ndarray | ScaledIntegers] | np.ndarray],
     present: Mapping[str, np.ndarray] | None = None,
     refuse: Mapping[str, Sequence[int]] | None = None,
     name: str = "synthetic",
+    stored: Mapping[str, Stored] | None = None,
 ) -> Cohort:
-    """A cohort that loads rows of arrays; rows in `refuse`, by modality key, are refused instead."""
+    """A cohort that loads rows of arrays; rows in `refuse`, by modality key, are refused instead.
 
-    def source(modality: Modality, values: np.ndarray) -> ModalitySource:
+    `stored`, by modality key, is how a store shall keep the numbers.
+    """
+
+    def source(
+        modality: Modality, values: Sequence[np.ndarray | ScaledIntegers] | np.ndarray
+    ) -> ModalitySource:
         refused = (refuse or {}).get(modality.key, ())
 
-        def load(row: int) -> np.ndarray:
+        def load(row: int) -> np.ndarray | ScaledIntegers:
             if row in refused:
                 raise ScanRefused("is truncated", where="/private/place", expected="1000 bytes")
             return values[row]
 
         has = (present or {}).get(modality.key, np.ones(len(scans), dtype=bool))
-        return ModalitySource(modality, has, load)
+        return ModalitySource(modality, has, load, stored=(stored or {}).get(modality.key, Stored()))
 
     return Cohort(
         name, scans, {modality.key: source(modality, values) for modality, values in arrays.items()}

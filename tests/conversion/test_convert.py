@@ -17,8 +17,8 @@ from conversion.synthetic import (
 )
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
-from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_part
-from hpc_brainage.errors import CohortError, StoreError
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
+from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.verify import verify
@@ -55,21 +55,20 @@ def test_parts_in_any_order_and_twice_give_the_same_bytes(tmp_path: Path) -> Non
         one = convert(cohort, tmp_path / "one.zarr").store_path
         build = init(cohort, tmp_path / "other.zarr")
         for index in (5, 0, 3, 3, 1, 4, 2, 0):
-            write_part(cohort, init(cohort, tmp_path / "other.zarr"), index)
-        finalise(cohort, build)
-    assert hashes(one) == hashes(build.path)
+            write_missing_parts(cohort, init(cohort, tmp_path / "other.zarr"), [index])
+        other = finalise(cohort, build).path
+    assert hashes(one) == hashes(other)
 
 
 def test_a_store_is_not_finished_before_its_parts_are(tmp_path: Path) -> None:
     cohort, _ = mixed_cohort()
     with small_shards():
         build = init(cohort, tmp_path / "store.zarr")
-        for index in (0, 1, 2, 4, 5):
-            write_part(cohort, build, index)
+        assert write_missing_parts(cohort, build, [0, 1, 2, 4, 5]) == 0
         with pytest.raises(StoreError, match="part 4 of 6 has not been converted"):
             finalise(cohort, build)
     with pytest.raises(StoreError, match="has not finished"):
-        Store.open(build.path)
+        Store.open(build.place)
 
 
 def test_finished_parts_are_not_loaded_again(tmp_path: Path) -> None:
@@ -77,10 +76,10 @@ def test_finished_parts_are_not_loaded_again(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     with small_shards():
         build = init(cohort, tmp_path / "store.zarr")
-        write_part(cohort, build, 2)
+        write_missing_parts(cohort, build, [2])
         report = convert(
             only_rows(cohort, [*range(8), *range(12, 21)]),
-            build.path,
+            build.place,
             progress=lambda done, total: calls.append((done, total)),
         )
     assert (report.parts, report.skipped_parts) == (6, 1)
@@ -192,7 +191,7 @@ def test_other_content_replaces_a_store_only_when_asked(tmp_path: Path) -> None:
 def test_a_conversion_begun_with_other_input_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "store.zarr"
     with small_shards():
-        write_part(mixed_cohort(seed=0)[0], init(mixed_cohort(seed=0)[0], path), 0)
+        write_missing_parts(mixed_cohort(seed=0)[0], init(mixed_cohort(seed=0)[0], path), [0])
         with pytest.raises(StoreError, match=r"another conversion[\s\S]*table of scans[\s\S]*--overwrite"):
             convert(mixed_cohort(seed=1)[0], path)
         convert(mixed_cohort(seed=1)[0], path, overwrite=True)
@@ -218,13 +217,14 @@ def test_a_file_in_the_way_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "store.zarr").read_text() == "precious"
 
 
-@pytest.mark.parametrize("left", [None, "_build/.plan.json.k3j2.tmp"])
+@pytest.mark.parametrize("left", [None, "_build/0123456789abcdef/tmpk3j2.tmp"])
 def test_an_empty_folder_and_one_of_a_run_killed_at_once_are_taken(
     tmp_path: Path, left: str | None
 ) -> None:
     path = tmp_path / "store.zarr"
     (path / "_build").mkdir(parents=True)
     if left:
+        (path / left).parent.mkdir()
         (path / left).write_text("{")
     assert verify(convert(mixed_cohort()[0], path).store_path) == []
 
@@ -236,7 +236,7 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path, monkeypatch: pytest.Monkey
     cohort, _ = mixed_cohort()
     with monkeypatch.context() as patched:
         patched.setattr(Build, "save_part", full)
-        with pytest.raises(StoreError, match=r"No space left on device[\s\S]*same command again"):
+        with pytest.raises(EnvironmentLacks, match=r"No space left on device[\s\S]*same command again"):
             convert(cohort, tmp_path / "store.zarr")
     assert verify(convert(cohort, tmp_path / "store.zarr").store_path) == []
 

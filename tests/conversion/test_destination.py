@@ -16,8 +16,8 @@ from conversion.synthetic import (
     small_shards,
 )
 
-from hpc_brainage.conversion.account import account_path
-from hpc_brainage.conversion.convert import convert
+from hpc_brainage.conversion.account import account_name
+from hpc_brainage.conversion.convert import convert, init
 from hpc_brainage.modality import Modality
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.verify import verify
@@ -47,9 +47,10 @@ def test_what_killed_runs_left_beside_the_store_is_swept(tmp_path: Path) -> None
 
 def test_the_accounts_of_stores_side_by_side_have_different_names(tmp_path: Path) -> None:
     names = ["k", "k.zarr", "k.zarr.zarr", "k.v1", "k_account", "k.account"]
-    assert len({account_path(tmp_path / name) for name in names}) == len(names)
-    assert account_path(tmp_path / "k.v1.zarr") == tmp_path / "k.v1.account.tsv"
-    assert account_path(tmp_path / "k") == tmp_path / "k_account.tsv"
+    assert len({account_name(name) for name in names}) == len(names)
+    assert account_name("k.v1.zarr") == "k.v1.account.tsv"
+    assert account_name("k") == "k_account.tsv"
+    assert convert(mixed_cohort()[0], tmp_path / "k").account_path == tmp_path / "k_account.tsv"
 
 
 def test_a_column_with_a_very_long_title_is_stored(tmp_path: Path) -> None:
@@ -74,6 +75,8 @@ def test_every_folder_is_on_the_device_before_what_declares_it_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut must not leave a manifest or a marker whose shards or arrays have no folder."""
+    with small_shards():
+        work = init(mixed_cohort(6)[0], tmp_path / "same.zarr").work
     store, events = tmp_path / "store.zarr", []
     replace, fsync = os.replace, os.fsync
 
@@ -90,18 +93,19 @@ def test_every_folder_is_on_the_device_before_what_declares_it_complete(
     with small_shards():
         convert(mixed_cohort(6)[0], store)
 
-    def between_the_last_file_and(declaration: Path) -> list[tuple[str, Path]]:
-        end = events.index(("named", declaration))
-        files = [
-            number
-            for number, (what, path) in enumerate(events[:end])
-            if what == "named" and path.parent.parent == store and path.parent.name != "_build"
-        ]
-        return events[files[-1] : end]
+    def assert_on_the_device_before(declaration: str, files: str) -> None:
+        before = events[: events.index(("named", store / declaration))]
+        named = [number for number, (what, path) in enumerate(before) if what == "named"]
+        declared = [number for number in named if before[number][1].match(files)]
+        assert declared, declaration
+        for folder in {before[number][1].parent for number in declared}:
+            in_it = [number for number in named if before[number][1].parent == folder]
+            assert ("flushed", folder) in before[in_it[-1] :], (declaration, folder)
+            assert ("flushed", folder.parent) in before[in_it[0] :], (declaration, folder)
 
-    for declaration in ("_build/part-00000.json", "_build/part-00001.json", "zarr.json"):
-        assert ("flushed", store) in between_the_last_file_and(store / declaration), declaration
-    plan, first = events.index(("named", store / "_build" / "plan.json")), events.index(("flushed", store))
-    assert plan < first
-    last = [what for what, path in events if path == store][-1]
-    assert last == "flushed"
+    assert_on_the_device_before(f"{work}/part-00000.json", "*/c.0.0*")
+    assert_on_the_device_before(f"{work}/part-00001.json", "*/c.1.0*")
+    assert_on_the_device_before(f"{work}/part-00000.json", f"{work}/plan.json")
+    assert_on_the_device_before("zarr.json", "*")
+    assert events[-1] == ("flushed", tmp_path)  # the account beside it
+    assert ("flushed", store) in events[events.index(("named", store / "zarr.json")) :]

@@ -10,9 +10,10 @@ import pytest
 from conversion.synthetic import cohort_of, features, hashes, measurements, people, small_shards
 
 from hpc_brainage.cohorts.cohort import Cohort
-from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_part
-from hpc_brainage.errors import StoreError
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
+from hpc_brainage.errors import EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build
+from hpc_brainage.store.marker import plan_key
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.verify import verify
 
@@ -31,9 +32,8 @@ def with_fingerprint(cohort: Cohort, fingerprint: str) -> Cohort:
 def test_an_unfinished_conversion_tries_refused_scans_again(tmp_path: Path) -> None:
     with small_shards():
         build = init(cohort(refuse=(5,)), tmp_path / "store.zarr")
-        for index in (0, 1):
-            write_part(cohort(refuse=(5,)), build, index)
-        report = convert(cohort(), build.path)
+        write_missing_parts(cohort(refuse=(5,)), build, [0, 1])
+        report = convert(cohort(), build.place)
         undisturbed = convert(cohort(), tmp_path / "other.zarr")
     assert (report.refused, report.skipped_parts) == ((), 1)
     assert hashes(report.store_path) == hashes(undisturbed.store_path)
@@ -44,14 +44,14 @@ def test_a_part_is_not_done_while_it_is_converted_again(
 ) -> None:
     with small_shards():
         build = init(cohort(refuse=(1,)), tmp_path / "store.zarr")
-        write_part(cohort(refuse=(1,)), build, 0)
+        write_missing_parts(cohort(refuse=(1,)), build, [0])
 
         def full(self: Build, manifest: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Build, "save_part", full)
-        with pytest.raises(StoreError, match="No space left"):
-            write_part(cohort(), build, 0)
+        with pytest.raises(EnvironmentLacks, match="No space left"):
+            write_missing_parts(cohort(), build, [0])
     assert not build.has_part(0)
 
 
@@ -72,18 +72,30 @@ def test_files_that_were_replaced_make_another_plan(tmp_path: Path) -> None:
     assert before.take(np.arange(4)).sources[TABLE.key].fingerprint == "3 files"
     build = init(before, tmp_path / "begun.zarr")
     with pytest.raises(StoreError, match=r"has not finished[\s\S]*the files that these are in"):
-        init(after, build.path)
-    write_part(before, build, 0)
+        init(after, build.place)
+    write_missing_parts(before, build, [0])
     finalise(before, build)
     with pytest.raises(StoreError, match="other content"):
-        convert(after, build.path)
+        convert(after, build.place)
 
 
 @pytest.mark.parametrize("damage", ["fingerprint", "present_sha256", "role"])
-def test_a_damaged_plan_of_an_unfinished_store_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
-    build = init(cohort(), tmp_path / "store.zarr")
-    plan = build.path / "_build" / "plan.json"
+def test_a_damaged_plan_of_another_conversion_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
+    build = init(with_fingerprint(cohort(), "other files"), tmp_path / "store.zarr")
+    plan = tmp_path / "store.zarr" / plan_key(build.work)
     plan.write_text(plan.read_text().replace(f'"{damage}"', '"something"'))
     with pytest.raises(StoreError, match=r"plan of the conversion .* is damaged[\s\S]*--overwrite"):
-        convert(cohort(), build.path)
-    assert verify(convert(cohort(), build.path, overwrite=True).store_path) == []
+        convert(cohort(), build.place)
+    assert verify(convert(cohort(), build.place, overwrite=True).store_path) == []
+
+
+def test_a_damaged_plan_of_the_same_conversion_does_no_harm(tmp_path: Path) -> None:
+    with small_shards():
+        build = init(cohort(), tmp_path / "store.zarr")
+        write_missing_parts(cohort(), build, [1])
+        plan = tmp_path / "store.zarr" / plan_key(build.work)
+        plan.write_text(plan.read_text().replace('"role"', '"something"'))
+        report = convert(cohort(), build.place)
+        undisturbed = convert(cohort(), tmp_path / "other.zarr")
+    assert report.skipped_parts == 1
+    assert hashes(report.store_path) == hashes(undisturbed.store_path)

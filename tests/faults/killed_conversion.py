@@ -15,6 +15,7 @@ It is a program of its own because it forks: nothing in it may have started a th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -62,15 +63,14 @@ def dying_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
     """`work`, killed when it flushes something for the `step`-th time, just before or just after."""
 
     def die() -> None:
-        flush, count = os.fsync, 0
+        flush, count = os.fsync, itertools.count(1)
 
         def counted(descriptor: int) -> None:
-            nonlocal count
-            count += 1
-            if count == step and step % 2:
+            here = next(count)  # one step, whatever other threads do
+            if here == step and step % 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             flush(descriptor)
-            if count == step:
+            if here == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.fsync = counted

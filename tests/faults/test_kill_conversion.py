@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,13 @@ def test_killed_at_any_step_of_its_writing(tmp_path: Path) -> None:
 
     left = [set(store["left"]) for store in stores.values()]
     assert len(left) >= 10
-    shards, manifest = {"smri_table/c.0.0", "smri_vbm/c.0.0.0.0"}, "_build/part-00000.json"
-    assert any(shards <= files and manifest not in files for files in left), "between part and manifest"
-    assert any(name.endswith(".tmp") for files in left for name in files), "before a rename"
+    shards, manifest = {"smri_table/c.0.0", "smri_vbm/c.0.0.0.0"}, "/part-00000.json"
+    assert any(shards <= files and not any(name.endswith(manifest) for name in files) for files in left), (
+        "between part and manifest"
+    )
+    halves = [name for files in left for name in files if name.endswith(".tmp")]
+    assert halves, "before a rename"
+    assert all(re.fullmatch(r"_build/[0-9a-f]{16}/\w+\.tmp", name) for name in halves)
     assert any("age/zarr.json" in files and "zarr.json" not in files for files in left), "before the marker"
 
 

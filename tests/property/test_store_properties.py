@@ -9,6 +9,7 @@ import numpy as np
 from conversion.synthetic import (
     cohort_of,
     features,
+    hashes,
     measurements,
     people,
     small_shards,
@@ -20,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hpc_brainage.conversion.convert import convert, plan_for
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
+from hpc_brainage.conversion.parts import share
 from hpc_brainage.modality import Modality
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import cut, shard_key
@@ -48,15 +50,52 @@ def test_parts_cover_every_scan_once_and_share_no_file(
         assert plan_for(cohort).sha256 == plan.sha256
     assert [row for rows in plan.parts for row in rows] == list(range(n))
     for planned in plan.modalities:
-        written = [
-            shard_key(planned.modality, row // planned.layout.shard_scans)
-            for rows in plan.parts
-            for row in range(rows.start, rows.stop, planned.layout.shard_scans)
-        ]
-        shards = cut(n, planned.layout.shard_scans)
-        assert written == [shard_key(planned.modality, number) for number in range(len(shards))]
+        written = [rows for part in range(len(plan.parts)) for rows in plan.shards(part, planned)]
+        assert written == cut(n, planned.layout.shard_scans)
+        keys = [shard_key(planned.modality, rows.start // planned.layout.shard_scans) for rows in written]
+        assert len(set(keys)) == len(keys)
+        for part, rows in enumerate(plan.parts):
+            of_part = plan.shards(part, planned)
+            assert [row for shard in of_part for row in shard] == list(rows)
         assert plan.part_scans % planned.layout.shard_scans == 0
         assert planned.layout.shard_scans % planned.layout.chunk_scans == 0
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=st.integers(0, 300), of=st.integers(1, 40))
+def test_shares_are_consecutive_cover_every_part_once_and_are_equal_but_for_one(
+    parts: int, of: int
+) -> None:
+    shares = [share(parts, number, of) for number in range(1, of + 1)]
+    assert [part for one in shares for part in one] == list(range(parts))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    data=st.data(),
+    n=st.integers(1, 30),
+    longest=power_of_two,
+    workers=st.integers(1, 4),
+    of=st.integers(1, 5),
+)
+def test_any_number_of_workers_and_any_shares_in_any_order_give_the_same_bytes(
+    data: st.DataObject, n: int, longest: int, workers: int, of: int
+) -> None:
+    arrays = {modality: measurements(modality, n) for modality in (features(3), volume((2, 3, 2)))}
+    present = {"smri/vbm": np.random.default_rng(n).random(n) < 0.6}
+    cohort = cohort_of(people(n), arrays, present, refuse={"smri/table": [n // 2]})
+    with tempfile.TemporaryDirectory() as folder, small_shards(longest), without_flushing():
+        one, other = Path(folder) / "one.zarr", Path(folder) / "other.zarr"
+        convert(cohort, one, workers=1)
+        build = init(cohort, other)
+        parts = len(build.plan.parts)
+        for number in data.draw(st.permutations(range(1, of + 1))):
+            write_missing_parts(cohort, build, share(parts, number, of), workers=workers)
+        again = data.draw(st.lists(st.integers(0, parts - 1), max_size=3))
+        write_missing_parts(cohort, init(cohort, other), again, workers=workers)
+        finalise(cohort, build)
+        assert hashes(one) == hashes(other)
 
 
 @settings(deadline=None, max_examples=30)
@@ -110,7 +149,7 @@ def test_the_order_of_the_scans_changes_nothing_but_their_order(n: int, seed: in
         other = Store.open(convert(cohort.take(order), Path(folder) / "other.zarr").store_path)
         assert one.content_sha256 == other.content_sha256
         for key in one.modalities:
-            assert other.sha256(key).tolist() == one.sha256(key)[order].tolist()
+            assert other.checksums(key).tolist() == one.checksums(key)[order].tolist()
             ours, theirs = one.statistics(key), other.statistics(key)
             np.testing.assert_array_equal(ours.count, theirs.count)
             np.testing.assert_array_equal(ours.max, theirs.max)

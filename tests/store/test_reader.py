@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from conversion.synthetic import mixed_cohort, small_shards
+from conversion.synthetic import (
+    cohort_of,
+    measurements,
+    mixed_cohort,
+    people,
+    scaled_integers,
+    small_shards,
+    volume,
+)
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.conversion.convert import convert, init
 from hpc_brainage.errors import StoreError
+from hpc_brainage.modality import ScaledIntegers, Stored
 from hpc_brainage.store.marker import record_hash
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.statistics import Statistics
@@ -49,7 +58,7 @@ def test_a_store_says_what_it_holds(made: tuple[Store, Cohort, dict[str, np.ndar
     for key, source in cohort.sources.items():
         assert store.modalities[key] == source.modality
         np.testing.assert_array_equal(store.present(key), source.present)
-        np.testing.assert_array_equal(store.sha256(key) != "", source.present)
+        np.testing.assert_array_equal(store.checksums(key) != "", source.present)
     assert store.scans["participant_id"].tolist() == cohort.scans["participant_id"].tolist()
     np.testing.assert_array_equal(store.scans["age"], cohort.scans["age"])
     assert store.scans["fiq"].tolist() == cohort.scans["fiq"].tolist()
@@ -91,6 +100,89 @@ def test_an_absent_image_is_refused_by_name(
         StoreError, match=rf"1 of 2 wanted scans have no {key}[\s\S]*sub-100000000002_ses-2"
     ):
         made[0].read(key, [0, 5])
+
+
+@pytest.fixture(scope="module", params=["float32", "int16"])
+def turned(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Store, np.ndarray]:
+    """A store of volumes that lie as "zyx", and their values (5, 3, 4, 5)."""
+    kept = scaled_integers(volume(), 5) if request.param == "int16" else list(measurements(volume(), 5))
+    cohort = cohort_of(people(5), {volume(): kept}, stored={"smri/vbm": Stored(request.param, "zyx")})
+    store = Store.open(convert(cohort, tmp_path_factory.mktemp("turned") / "t.zarr").store_path)
+    return store, np.stack([cohort.sources["smri/vbm"].values(row) for row in range(5)])
+
+
+def test_a_volume_is_read_in_the_memory_order_in_which_it_lies(
+    made: tuple[Store, Cohort, dict[str, np.ndarray]], turned: tuple[Store, np.ndarray]
+) -> None:
+    for store, turn in ((made[0], (0, 1, 2, 3)), (turned[0], (0, 3, 2, 1))):
+        two = np.flatnonzero(store.present("smri/vbm"))[:2]
+        for read in (store.read("smri/vbm", two), store.empty("smri/vbm", 2)):
+            assert read.shape == (2, 3, 4, 5)
+            assert read.transpose(turn).flags.c_contiguous
+    np.testing.assert_array_equal(turned[0].read("smri/vbm"), turned[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("order", ["C", "F", "as kept", "strided"])
+def test_one_buffer_takes_one_batch_after_the_other_in_whatever_memory_order(
+    turned: tuple[Store, np.ndarray], order: str, threads: int
+) -> None:
+    store, values = turned
+    room = {
+        "C": np.empty((3, 3, 4, 5), np.float32),
+        "F": np.empty((3, 3, 4, 5), np.float32, order="F"),
+        "as kept": store.empty("smri/vbm", 3),
+        "strided": np.empty((6, 3, 4, 10), np.float32)[::2, :, :, ::2],
+    }[order]
+    for rows in ([4, 0, 2], [1, 1, 3], [0, 1, 2]):
+        room[...] = np.nan
+        store.read_into("smri/vbm", rows, room, threads=threads)
+        np.testing.assert_array_equal(room, values[rows])
+
+
+def test_features_are_read_into_one_buffer_too(made: tuple[Store, Cohort, dict[str, np.ndarray]]) -> None:
+    store, cohort, values = made
+    present, room = cohort.sources["smri/table"].present, store.empty("smri/table", 4)
+    for rows in ([3, 9, 20, 5], [5, 0, 1, 5]):
+        store.read_into("smri/table", rows, room)
+        expected = np.where(present[rows, None], values["smri/table"][rows], np.nan)
+        np.testing.assert_array_equal(room, expected)
+
+
+@pytest.mark.parametrize(
+    "room", [np.empty((2, 3, 4, 5), np.float32), np.empty((3, 5, 4, 3), np.float32), np.empty((3, 3, 4, 5))]
+)
+def test_a_buffer_that_does_not_fit_is_refused(turned: tuple[Store, np.ndarray], room: np.ndarray) -> None:
+    with pytest.raises(StoreError, match=r"do not fit[\s\S]*float32 of shape \(3, 3, 4, 5\)"):
+        turned[0].read_into("smri/vbm", [0, 1, 2], room)
+
+
+def test_a_scan_that_is_damaged_fails_a_batch_that_threads_read(
+    turned: tuple[Store, np.ndarray], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(turned[0].path, tmp_path / "damaged.zarr"))
+    shard = path / "smri_vbm" / "c.0.0.0.0"
+    content = bytearray(shard.read_bytes())
+    content[30] ^= 1
+    shard.write_bytes(content)
+    store = Store.open(path)
+    with pytest.raises(StoreError, match="smri/vbm is damaged"):
+        store.read_into("smri/vbm", [3, 0, 2], store.empty("smri/vbm", 3), threads=2)
+    np.testing.assert_array_equal(store.read("smri/vbm", [3, 2]), turned[1][[3, 2]])
+
+
+def test_an_image_comes_as_it_is_kept_with_its_scale(turned: tuple[Store, np.ndarray]) -> None:
+    store, values = turned
+    for row in range(5):
+        kept = store.as_kept("smri/vbm", row)
+        if store.encoding("smri/vbm").is_scaled:
+            assert isinstance(kept, ScaledIntegers)
+            assert kept.integers.dtype == np.int16
+            assert [kept.slope, kept.offset] == store.scales("smri/vbm")[row].tolist()
+            kept = kept.values()
+        np.testing.assert_array_equal(kept, values[row])
 
 
 def test_an_image_of_zeros_is_present(made: tuple[Store, Cohort, dict[str, np.ndarray]]) -> None:
@@ -185,7 +277,7 @@ def test_an_unfinished_store_says_how_to_go_on(tmp_path: Path) -> None:
     cohort, _ = mixed_cohort()
     build = init(cohort, tmp_path / "begun.zarr")
     with pytest.raises(StoreError, match=r"has not finished[\s\S]*same `brainage convert` command again"):
-        Store.open(build.path)
+        Store.open(build.place)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", '{"attributes": 3}', "\x00"])
@@ -253,6 +345,13 @@ ARRAYS = ("consolidated_metadata", "metadata")
         ((*TABLE, "name"), "../x"),
         ((*TABLE, "array"), "age"),
         ((*TABLE, "present"), "all"),
+        ((*TABLE, "numbers"), "int16"),
+        ((*TABLE, "axes"), "zyx"),
+        ((*TABLE, "compression"), "gzip"),
+        ((*VBM, "numbers"), "object"),
+        ((*VBM, "axes"), "yxz"),
+        ((*VBM, "compression"), None),
+        ((*OURS, "checksum"), "md5"),
         ((*VBM, "shape"), [3, 4, -5]),
         ((*VBM, "shape"), [10**5, 10**5, 10**5]),
         ((*ARRAYS,), []),

@@ -4,12 +4,16 @@ import pytest
 from conversion.synthetic import features, surface, volume
 
 from hpc_brainage.errors import StoreError
+from hpc_brainage.modality import AXES, NUMBERS, Stored
 from hpc_brainage.store.schema import (
+    COMPRESSIONS,
+    Encoding,
     arrays_of,
     bytes_per_scan,
     check_names,
     cut,
     dimensions,
+    encoding_of,
     lay_out,
     shard_key,
 )
@@ -65,12 +69,21 @@ def test_a_store_without_modalities_is_refused() -> None:
 
 def test_modalities_whose_arrays_would_collide_are_refused() -> None:
     with pytest.raises(StoreError, match="smri_table_present"):
-        check_names([features(2), features(2, "table_present")])
+        check_names([(features(2), Encoding()), (features(2, "table_present"), Encoding())])
+
+
+def test_the_scale_of_integers_takes_names_too() -> None:
+    other = volume(name="vbm_slope")
+    check_names([(volume(), Encoding()), (other, Encoding())])
+    with pytest.raises(StoreError, match="smri_vbm_slope"):
+        check_names([(volume(), Encoding(Stored("int16"))), (other, Encoding())])
 
 
 def test_every_array_of_a_modality_has_its_name_in_front() -> None:
     for modality in (features(3), volume(), surface()):
-        assert all(name.startswith(modality.array_name) for name in arrays_of(modality))
+        plain, scaled = (arrays_of(modality, Encoding(Stored(numbers))) for numbers in ("float32", "int16"))
+        assert all(name.startswith(modality.array_name) for name in scaled)
+        assert set(scaled) - set(plain) == {f"{modality.array_name}_slope", f"{modality.array_name}_offset"}
         assert len(dimensions(modality)) == 1 + len(modality.shape)
 
 
@@ -82,3 +95,19 @@ def test_cut_covers_every_row_once() -> None:
 def test_a_shard_is_one_file_in_the_folder_of_its_array() -> None:
     assert shard_key(volume(), 3) == "smri_vbm/c.3.0.0.0"
     assert shard_key(features(5), 0) == "smri_table/c.0.0"
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_the_wanted_compression_is_that_of_images_and_tables_are_packed_well(compression: str) -> None:
+    stored = Stored("int16", "zyx")
+    assert encoding_of(volume(), stored, compression) == Encoding(stored, compression)
+    assert encoding_of(surface(), Stored(), compression).compression == compression
+    assert encoding_of(features(3), Stored(), compression) == Encoding(Stored(), "zstd")
+
+
+def test_an_encoding_in_a_record_is_the_same_when_it_is_read() -> None:
+    for numbers in NUMBERS:
+        for axes in AXES:
+            encoding = Encoding(Stored(numbers, axes), "none")
+            assert Encoding.from_record(encoding.describe()) == encoding
+            assert encoding.is_scaled == (numbers != "float32")

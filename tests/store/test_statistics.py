@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -51,33 +48,6 @@ def test_merging_pieces_gives_what_one_pass_gives(cuts: list[int]) -> None:
     np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-10, atol=1e-20)
     np.testing.assert_array_equal(merged.min, whole.min)
     np.testing.assert_array_equal(merged.max, whole.max)
-
-
-def test_statistics_of_images_are_over_all_voxels() -> None:
-    images = np.random.default_rng(1).normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
-    merged = Statistics.nothing()
-    for image in images:
-        merged = merged.merge(Statistics.of_image(image))
-    assert merged.count == images.size
-    assert merged.count.shape == ()
-    np.testing.assert_allclose(merged.mean, images.mean(dtype=np.float64), rtol=1e-12)
-    np.testing.assert_allclose(merged.standard_deviation, images.std(dtype=np.float64), rtol=1e-12)
-
-
-def test_statistics_of_an_image_do_not_depend_on_the_number_of_threads() -> None:
-    program = (
-        "import numpy as np; from hpc_brainage.store.statistics import Statistics\n"
-        "image = np.random.default_rng(0).normal(3, 2, (61, 73, 61)).astype(np.float32)\n"
-        "found = Statistics.of_image(image); print(found.m2.item().hex(), found.mean.item().hex())"
-    )
-    found = set()
-    for threads in ("1", "2", "4"):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-        )
-        found.add(done.stdout)
-    assert len(found) == 1
 
 
 @pytest.mark.parametrize(

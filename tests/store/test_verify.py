@@ -10,16 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from conversion.synthetic import cohort_of, features, measurements, mixed_cohort, people, small_shards
+from conversion.synthetic import (
+    cohort_of,
+    features,
+    measurements,
+    mixed_cohort,
+    people,
+    scaled_integers,
+    small_shards,
+    volume,
+)
 
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.errors import StoreError
+from hpc_brainage.modality import Stored
 from hpc_brainage.scans import scan_names
 from hpc_brainage.store.inspect import describe
 from hpc_brainage.store.marker import record_hash
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.schema import cut, fill_value, shard_key
-from hpc_brainage.store.shards import encode_chunk, write_shard
+from hpc_brainage.store.schema import Encoding, cut, fill_value, shard_key
+from hpc_brainage.store.shards import encode_chunk, shard_pieces
 from hpc_brainage.store.verify import verify
 
 
@@ -32,6 +42,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "mixed.zarr"))
+
+
+def put_shard(path: Path, chunks: list[np.ndarray | None], encoding: Encoding) -> None:
+    """Replace a shard by one of other chunks that is as whole as any."""
+    encoded = [None if chunk is None else encode_chunk(chunk, encoding) for chunk in chunks]
+    path.write_bytes(b"".join(shard_pieces(encoded)))
 
 
 def flip(path: Path, position: int) -> None:
@@ -67,12 +83,10 @@ def test_a_flipped_byte_in_features_names_every_scan_of_the_chunk(store: Path) -
 
 
 def test_values_that_were_replaced_with_valid_ones_are_noticed(store: Path) -> None:
-    write_shard(
-        store / "smri_vbm" / "c.0.0.0.0",
-        [encode_chunk(np.ones((1, 3, 4, 5), np.float32))] * 4,
-    )
-    damage = verify(store)
     opened = Store.open(store)
+    ones = np.ones((1, 3, 4, 5), np.float32)
+    put_shard(store / "smri_vbm" / "c.0.0.0.0", [ones] * 4, opened.encoding("smri/vbm"))
+    damage = verify(store)
     present = [
         n for n, has in zip(scan_names(opened.scans)[:4], opened.present("smri/vbm"), strict=False) if has
     ]
@@ -104,6 +118,34 @@ def test_a_flipped_byte_in_any_file_is_found(tmp_path: Path) -> None:
     assert verify(store) == []
 
 
+@pytest.mark.parametrize(
+    ("stored", "compression"),
+    [(Stored("float32", "zyx"), "lz4"), (Stored("int16", "zyx"), "zstd"), (Stored("uint8"), "none")],
+)
+def test_a_flipped_byte_of_an_image_or_its_scale_is_found_however_it_is_kept(
+    tmp_path: Path, stored: Stored, compression: str
+) -> None:
+    floats = stored.numbers == "float32"
+    images = measurements(volume(), 5) if floats else scaled_integers(volume(), 5, stored.numbers)
+    cohort = cohort_of(people(5), {volume(): images}, stored={"smri/vbm": stored})
+    with small_shards():
+        store = convert(cohort, tmp_path / "made.zarr", compression=compression).store_path
+    rng = np.random.default_rng(0)
+    files = [
+        *store.glob("smri_vbm/c.*"),
+        *store.glob("smri_vbm_slope/c.*"),
+        *store.glob("smri_vbm_offset/c.*"),
+    ]
+    assert len(files) == (2 if floats else 4)
+    for file in files:
+        whole = file.read_bytes()
+        for position in rng.integers(len(whole), size=6).tolist():
+            flip(file, position)
+            assert verify(store), (file, position)
+            file.write_bytes(whole)
+    assert verify(store) == []
+
+
 def test_a_missing_shard_is_found(store: Path) -> None:
     (store / "smri_table" / "c.1.0").unlink()
     damage = verify(store)
@@ -111,7 +153,7 @@ def test_a_missing_shard_is_found(store: Path) -> None:
     assert any(found.key == "smri/table" and found.scans for found in damage)
 
 
-@pytest.mark.parametrize("name", ["smri_table/c.77.0", "notes.txt", "_build/plan.json", "extra/zarr.json"])
+@pytest.mark.parametrize("name", ["smri_table/c.77.0", "notes.txt", "extra/zarr.json"])
 def test_a_file_that_does_not_belong_is_found(store: Path, name: str) -> None:
     (store / name).parent.mkdir(exist_ok=True)
     (store / name).write_text("{}")
@@ -201,14 +243,15 @@ def test_values_of_a_scan_that_is_marked_absent_are_found(store: Path, key: str,
     block[absent - rows.start] = 7.0
     touched = np.isin(np.arange(len(block)), [*has, absent - rows.start])
     chunks = [
-        encode_chunk(chunk) if some.any() else None
+        chunk if some.any() else None
         for chunk, some in zip(
             np.split(block, layout.chunks_per_shard),
             np.split(touched, layout.chunks_per_shard),
             strict=True,
         )
     ]
-    write_shard(store / shard_key(opened.modalities[key], rows.start // layout.shard_scans), chunks)
+    path = store / shard_key(opened.modalities[key], rows.start // layout.shard_scans)
+    put_shard(path, chunks, opened.encoding(key))
     (damage,) = verify(store)
     assert damage.key == key
     assert scan_names(opened.scans)[absent] in damage.scans

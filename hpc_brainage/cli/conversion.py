@@ -1,0 +1,226 @@
+"""How `brainage convert` does its work: all of it or a share, and what it says afterwards."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from hpc_brainage.errors import ExitCode, UsageError, nearest
+
+if TYPE_CHECKING:
+    from hpc_brainage.cluster.resources import Resources
+    from hpc_brainage.cohorts.cohort import Cohort
+    from hpc_brainage.cohorts.recipe import Recipe
+    from hpc_brainage.conversion.convert import ConversionReport
+    from hpc_brainage.store.place import Place
+    from hpc_brainage.store.schema import Compression
+
+_REFUSALS_SHOWN = 8
+_COMPRESSIONS = ("lz4", "zstd", "none")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the work is done.
+
+    Parameters
+    ----------
+    step : "all" of it, or only "init", "part" or "finalise".
+    share : of a part: which, of how many.
+    cluster, jobs : whom to submit all of it to, and as how many jobs.
+    """
+
+    compression: Compression
+    workers: int | None
+    overwrite: bool
+    append: bool
+    step: str
+    share: tuple[int, int] = (1, 1)
+    cluster: str | None = None
+    jobs: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        compression: str,
+        workers: int | None,
+        overwrite: bool,
+        append: bool,
+        init: bool,
+        part: str | None,
+        finalise: bool,
+        cluster: str | None,
+        jobs: int | None,
+    ) -> Way:
+        """From the words of the command line.
+
+        Raises
+        ------
+        UsageError : a word is not understood, or two of them contradict each other.
+        """
+        if compression not in _COMPRESSIONS:
+            raise UsageError(
+                "unknown compression",
+                where=f"--compression {compression}",
+                hint=nearest(compression, _COMPRESSIONS),
+            )
+        steps = [name for name, said in (("init", init), ("part", part), ("finalise", finalise)) if said]
+        if len(steps) > 1:
+            raise UsageError("one step at a time", where=" ".join(f"--{step}" for step in steps))
+        if append and (steps or overwrite):
+            other = f"--{steps[0]}" if steps else "--overwrite"
+            raise UsageError("--append adds to a finished store, in one go", where=f"--append {other}")
+        if overwrite and steps not in ([], ["init"]):
+            raise UsageError(
+                "each share would throw away what the others have done",
+                where=f"--overwrite --{steps[0]}",
+                hint="give --overwrite to --init, before the shares begin",
+            )
+        if cluster is not None and (steps or append):
+            other = f"--{steps[0]}" if steps else "--append"
+            raise UsageError("jobs are submitted for all of the work", where=f"--cluster {cluster} {other}")
+        if jobs is not None and cluster is None:
+            raise UsageError(
+                "jobs of what cluster?", where=f"--jobs {jobs}", expected="--cluster slurm as well"
+            )
+        share = (1, 1) if part is None else _share(part)
+        return cls(
+            cast("Compression", compression),
+            workers,
+            overwrite,
+            append,
+            steps[0] if steps else "all",
+            share,
+            cluster,
+            jobs,
+        )
+
+
+def carry_out(plan: Recipe, store: str | None, way: Way, context: typer.Context) -> None:
+    """Convert what the recipe describes, and show the account; or submit that as jobs."""
+    from hpc_brainage.cli.screen import say
+    from hpc_brainage.conversion.memory import keep_freed_memory
+    from hpc_brainage.store.place import place_at
+
+    keep_freed_memory()
+    resources = None
+    if way.cluster is not None:
+        from hpc_brainage.cli.submission import site
+
+        resources = site(way.cluster)
+    cohort = plan.open()
+    destination = place_at(store or plan.output or f"{cohort.name}.zarr")
+    say(f"{cohort.name}: {len(cohort)} scans -> {destination.label}")
+    if resources is not None:
+        _all_of_the_work_elsewhere(cohort, destination, way, resources, context)
+    elif way.step in ("init", "part"):
+        _share_of_the_work(cohort, destination, way)
+    else:
+        _all_of_the_work(cohort, destination, way)
+
+
+def _all_of_the_work_elsewhere(
+    cohort: Cohort, destination: Place, way: Way, resources: Resources, context: typer.Context
+) -> None:
+    from hpc_brainage.cli.submission import submit_conversion, words_of
+    from hpc_brainage.conversion.convert import init
+
+    build = init(cohort, destination, overwrite=way.overwrite, compression=way.compression)
+    submit_conversion(build, words_of(context), resources, jobs=way.jobs, workers=way.workers)
+
+
+def _all_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
+    from hpc_brainage.cli.screen import progress
+    from hpc_brainage.conversion.append import append
+    from hpc_brainage.conversion.convert import convert
+
+    with progress("converting") as show:
+        if way.append:
+            report = append(cohort, destination, workers=way.workers, progress=show)
+        else:
+            report = convert(
+                cohort,
+                destination,
+                overwrite=way.overwrite,
+                compression=way.compression,
+                workers=way.workers,
+                only_finish=way.step == "finalise",
+                progress=show,
+            )
+    _show(report, list(cohort.sources))
+    if report.refused:
+        raise typer.Exit(int(ExitCode.SCANS_REFUSED))
+
+
+def _share_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
+    from hpc_brainage.cli.screen import progress, say
+    from hpc_brainage.conversion.convert import init, write_missing_parts
+    from hpc_brainage.conversion.parts import share
+
+    build = init(cohort, destination, overwrite=way.overwrite, compression=way.compression)
+    parts = len(build.plan.parts)
+    if way.step == "init":
+        say(f"planned: {parts} parts of up to {build.plan.part_scans} scans")
+        say("next: the same command with --part I/N in place of --init, for every I, and then --finalise")
+        return
+    indices = share(parts, *way.share)
+    number, of = way.share
+    if not indices:
+        say(f"share {number} of {of} is empty: there are only {parts} parts")
+        return
+    with progress(f"converting {number}/{of}") as show:
+        before = write_missing_parts(cohort, build, indices, workers=way.workers, progress=show)
+    done = f", {before} of them before" if before else ""
+    say(f"share {number} of {of}: parts {indices[0] + 1} to {indices[-1] + 1} of {parts} are done{done}")
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(
+            "the share is not understood",
+            where=f"--part {text}",
+            expected="I/N with I from 1 to N, as in 3/8",
+        )
+    return int(found[1]), int(found[2])
+
+
+def _show(report: ConversionReport, modalities: list[str]) -> None:
+    """The account: where every row of every source went."""
+    from hpc_brainage.cli.screen import notes, say, table
+
+    account = report.account
+    table(
+        "sources",
+        ("source", ">rows", ">matched", ">only here", ">scans without", ">unmeasured"),
+        [
+            (s.source, s.rows, s.matched, len(s.only_here), s.without, len(s.unmeasured))
+            for s in account.sources
+        ],
+    )
+    notes(account.notes)
+    if report.refused:
+        table(
+            f"refused: {len(report.refused)}",
+            ("scan", "source", "reason"),
+            [(r.scan, r.source, r.reason) for r in report.refused[:_REFUSALS_SHOWN]],
+        )
+        if len(report.refused) > _REFUSALS_SHOWN:
+            say(f"  ... and {len(report.refused) - _REFUSALS_SHOWN} more: see {report.account_path}")
+    if report.nothing_to_do:
+        say("everything had been converted before; nothing was left to do")
+        if report.refused_on_loading:
+            say(
+                f"refused at that time: {report.refused_on_loading}; --overwrite converts everything anew, "
+                "once those files are mended"
+            )
+    elif report.skipped:
+        say(f"{report.skipped} scans skipped, which had been converted before")
+    without = f", {report.missing} without any measurement" if report.missing else ""
+    say(f"{report.converted} scans in the store{without}; this took {report.seconds:.1f} s")
+    say(f"store    {report.store_path}  ({', '.join(modalities)})")
+    say(f"account  {report.account_path}")

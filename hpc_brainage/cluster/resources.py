@@ -1,0 +1,99 @@
+"""What one job asks of a cluster, and how a site wants to be asked.
+
+A site has one TOML for it, such as `configs/cluster/example.toml`; `slurm` alone stands for a site whose
+defaults will do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from hpc_brainage.config import Names, Section, parse, read_toml
+from hpc_brainage.errors import UsageError
+
+SLURM = "slurm"
+# What the sbatch file says already, or what would send the logs or the jobs elsewhere.
+_NOT_EXTRA = (
+    "partition", "account", "qos", "time", "mem", "cpus-per-task", "constraint", "exclude", "array",
+    "chdir", "dependency", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
+    "output", "parsable", "requeue", "no-requeue", "signal", "wait", "wrap",
+)  # fmt: skip
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
+
+
+def _minutes(value: Any) -> int:
+    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        value = math.ceil((((days * 24) + hours) * 60 + minutes) + seconds / 60)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        # "02:00" is left out on purpose: SLURM takes it for two minutes, people for two hours.
+        raise ValueError(f'a time is "HH:MM:SS", "D-HH:MM:SS" or whole minutes, not {value!r}')
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Minutes = Annotated[int, BeforeValidator(_minutes)]
+
+
+class Resources(Section):
+    """What each job of a cluster may use. What is None is not asked for: the site's default holds."""
+
+    partition: Text | None = None
+    """Partition, or several of them with commas between."""
+    account: Text | None = None
+    """The account that pays."""
+    qos: Text | None = None
+    """Quality of service."""
+    time: Minutes = 120
+    """Longest time of one job, in minutes; in the file also as "HH:MM:SS" or "D-HH:MM:SS"."""
+    cpus: int = Field(2, ge=1)
+    """Cores of one job."""
+    memory_gb: float = Field(4, gt=0)
+    """Memory of one job, in GiB."""
+    constraint: Text | None = None
+    """Features that a node must have."""
+    exclude: Text | None = None
+    """Nodes that are not to be used."""
+    setup: Names = ()
+    """Shell lines that run first in each job, such as `module load`."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further options of sbatch, without the dashes; `true` for one that takes no value."""
+
+    @field_validator("extra")
+    @classmethod
+    def _options_of_sbatch(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for key, value in extra.items():
+            option = key.replace("_", "-")
+            if option in _NOT_EXTRA:
+                raise ValueError(
+                    f"{key} is not for [extra]: it has a setting of its own, or is set for you"
+                )
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+                raise ValueError(f"{key} is no option of sbatch")
+            if value is False or not isinstance(value, str | int | float):
+                raise ValueError(f"{key} is {value!r}, where sbatch takes a text, a number or true")
+        return extra
+
+
+def read_resources(where: str) -> Resources:
+    """The resources of a site: `slurm`, or the path of its TOML.
+
+    Raises
+    ------
+    UsageError : there is no such file, it is no TOML, or it has an unknown key or a wrong value.
+    """
+    if where == SLURM:
+        return Resources()
+    path = Path(where).expanduser()
+    if not path.exists():
+        raise UsageError(
+            "there is no such cluster",
+            where=f"--cluster {where}",
+            expected=f"{SLURM}, or the path of a TOML such as configs/cluster/example.toml",
+        )
+    return parse(Resources, read_toml(path), where=path)

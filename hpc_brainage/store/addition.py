@@ -1,0 +1,90 @@
+"""Adding scans to a finished store, seen from the disk.
+
+The work folder of an addition holds, beside its plan, a copy of the store's description and small arrays as
+they were `before`. From there the addition can be finished even if it is killed while they are replaced.
+"""
+
+from __future__ import annotations
+
+from hpc_brainage.errors import StoreError
+from hpc_brainage.store.building import Build, freeze, why_not_ours
+from hpc_brainage.store.manifest import PartOfModality
+from hpc_brainage.store.marker import MARKER, plan_key, plans_begun, read_marker, work_folder
+from hpc_brainage.store.place import Place
+from hpc_brainage.store.plan import Plan
+from hpc_brainage.store.reader import Store
+from hpc_brainage.store.schema import ATTRIBUTE, small_array_key
+
+_BEFORE = "before"
+
+
+def finished_before(place: Place) -> Store:
+    """The store as it was before an addition, also where one was killed while it replaced the description.
+
+    Raises
+    ------
+    StoreError : there is no finished store.
+    """
+    _tidy_what_is_done(place)
+    if not place.has(MARKER):
+        for work in plans_begun(place):
+            before = place.below(f"{work}/{_BEFORE}")
+            if before.has(MARKER):
+                return Store(place, read_marker(before), small_arrays=before)
+    return Store.open(place)
+
+
+def _tidy_what_is_done(place: Place) -> None:
+    """An addition that was killed after its very last step has left its work folder."""
+    begun = plans_begun(place)
+    if begun and place.has(MARKER):
+        done = work_folder(read_marker(place)["attributes"][ATTRIBUTE]["plan_sha256"])
+        if done in begun:
+            place.clear(f"{done}/", last=plan_key(done))
+
+
+def begin_addition(place: Place, plan: Plan, base: Store) -> Build:
+    """Begin, or go on with, a plan that adds scans to a finished store.
+
+    Raises
+    ------
+    StoreError : the addition of other scans was begun here and has not finished.
+    """
+    build = Build(place, plan)
+    if problem := why_not_ours(build):
+        raise problem
+    if build.work not in plans_begun(place):
+        freeze(build)
+    copy = f"{build.work}/{_BEFORE}"
+    if not place.has(f"{copy}/{MARKER}"):
+        for key in (*_small_files(base), MARKER):
+            place.write(f"{copy}/{key}", [place.read(key)], through=build.work)
+    return build
+
+
+def forget_description(build: Build) -> None:
+    """Make the store unfinished, so that nobody reads it while its description is replaced."""
+    if not build.finished:
+        build.place.remove(MARKER)
+
+
+def before_of(base: Store) -> dict[str, PartOfModality]:
+    """What a store knows of its own scans, by modality key."""
+    return {
+        key: PartOfModality(
+            tuple(base.checksums(key).tolist()),
+            tuple(base.refused(key).tolist()),
+            tuple((slope, offset) for slope, offset in base.scales(key).tolist()),
+            base.statistics(key),
+            (),
+        )
+        for key in base.modalities
+    }
+
+
+def _small_files(base: Store) -> list[str]:
+    data = {modality.array_name for modality in base.modalities.values()}
+    described = base.metadata["consolidated_metadata"]["metadata"]
+    if missing := data - set(described):
+        raise StoreError("the description of the store lacks arrays", where=", ".join(missing))
+    return [small_array_key(name, metadata) for name, metadata in described.items() if name not in data]

@@ -1,0 +1,133 @@
+"""`brainage convert --cluster`: what is submitted, what is said, and what is refused before that.
+
+SLURM only pretends here; `tests/slurm` has the real one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from cli.commands import Brainage
+from conversion.synthetic import small_shards
+from pretended_slurm import pretend_slurm
+
+PEOPLE = 20
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    lines = ["participant_id,age,sex,lh_thickness,rh_thickness"]
+    lines += [f"p{i:02d},{20 + i},{'FM'[i % 2]},{2 + i / 100},{2.5 - i / 100}" for i in range(PEOPLE)]
+    path = tmp_path / "people.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return pretend_slurm(tmp_path, monkeypatch)
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """What each job that was submitted from `folder` runs, the last one last."""
+    from submitit.helpers import DelayedSubmission
+
+    (logs,) = folder.glob("*.jobs/*")
+    files = sorted(
+        logs.glob("*_submitted.pkl"), key=lambda path: [int(n) for n in path.stem.split("_")[:-1]]
+    )
+    jobs = [DelayedSubmission.load(path).function for path in files]
+    assert {job.folder for job in jobs} == {str(folder)}
+    return [list(job.words) for job in jobs]
+
+
+def test_every_job_types_what_the_user_typed(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    with small_shards():
+        answer = brainage(
+            "convert", "people.csv", "a store.zarr", "--where", "age >= 21", "--add", f"smri/more={table}",
+            "--features", "*_thickness", "--cluster", "slurm", "--jobs", 3, "--overwrite",
+        )  # fmt: skip
+    assert answer.code == 0, answer.text
+    *array, last = commands(tmp_path)
+    start = [sys.executable, "-m", "hpc_brainage.cli.main", "convert", "--workers=2"]
+    said = ["--add", f"smri/more={table}", "--where", "age >= 21", "--features", "*_thickness"]
+    end = ["--", "people.csv", "a store.zarr"]
+    for number, words in enumerate(array, start=1):
+        assert words[:6] == [*start, f"--part={number}/3"]
+        assert sorted(words[6:-3]) == sorted(said)
+        assert words[-3:] == end
+    assert len(array) == 3
+    assert sorted(last) == sorted([*start, *said, *end])
+    assert (tmp_path / "a store.zarr" / "_build").is_dir()
+
+
+def test_it_says_how_to_watch_the_jobs_and_how_to_do_without(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    with small_shards():
+        answer = brainage("convert", "people.csv", "--cluster", "slurm", "--jobs", 100)
+    (logs,) = tmp_path.glob("people.zarr.jobs/*")
+    for words in ("array 100 of", "job 200 then", "squeue -j 100,200", logs.name, "without --cluster"):
+        assert words in answer.text
+    assert f"--array=0-{len(commands(tmp_path)) - 2}" in (slurm / "job-1").read_text()
+
+
+def test_work_that_is_one_part_is_one_job(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    answer = brainage("convert", table, "--cluster", "slurm", "--workers", 5)
+    assert answer.code == 0
+    assert "job 100 converts everything" in answer.text
+    (words,) = commands(tmp_path)
+    assert "--workers=5" in words
+    assert not any("--part" in word for word in words)
+
+
+def test_the_command_of_a_job_is_one_that_can_be_run(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    brainage("convert", "people.csv", "--cluster", "slurm")
+    (words,) = commands(tmp_path)
+    answer = brainage(*words[3:])
+    assert answer.code == 0, shlex.join(words)
+    assert f"{PEOPLE} scans in the store" in answer.text
+    again = brainage("convert", "people.csv", "--cluster", "slurm")
+    assert (again.code, "nothing was submitted" in again.text) == (0, True)
+
+
+def test_bad_input_is_said_here_and_nothing_is_submitted(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text('partiton = "x"')
+    for words, code, message in (
+        (("nowhere.csv", "--cluster", "slurm"), 3, "nowhere.csv"),
+        (("people.csv", "--where", "age > 200", "--cluster", "slurm"), 2, "matches none of the 20 scans"),
+        (("people.csv", "--cluster", "site.toml"), 2, "did you mean 'partition'?"),
+        (("people.csv", "--cluster", "slrum"), 2, "there is no such cluster"),
+        (("people.csv", "--cluster", "slurm", "--part", "1/2"), 2, "--part"),
+        (("people.csv", "--cluster", "slurm", "--init"), 2, "--init"),
+        (("people.csv", "--cluster", "slurm", "--finalise"), 2, "--finalise"),
+        (("people.csv", "--cluster", "slurm", "--append"), 2, "--append"),
+        (("people.csv", "--jobs", "3"), 2, "--cluster slurm as well"),
+        (("people.csv", "--cluster", "slurm", "--jobs", "0"), 2, "--jobs"),
+    ):
+        answer = brainage("convert", *words)
+        assert (answer.code, message in answer.text) == (code, True), (words, answer.text)
+    assert not (slurm / "job-1").exists()
+    assert not list(tmp_path.glob("*.zarr"))
+
+
+def test_a_machine_without_slurm_says_how_to_share_the_work_anyway(
+    brainage: Brainage, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    answer = brainage("convert", "people.csv", "--cluster", "slurm")
+    assert answer.code == 5
+    assert "there is no SLURM on this machine" in answer.text
+    assert "--part 1/8 to --part 8/8" in answer.text
+    assert not list(tmp_path.glob("*.zarr"))

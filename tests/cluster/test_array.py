@@ -1,0 +1,172 @@
+"""What sbatch is asked for, and what is said when it refuses: with programs that only pretend to be SLURM.
+
+The real one is in `tests/slurm`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from pretended_slurm import pretend_slurm
+
+from hpc_brainage.cluster.array import Command, Submission, submit
+from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.errors import EnvironmentLacks, UsageError
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return pretend_slurm(tmp_path, monkeypatch)
+
+
+def submitted(folder: Path, commands: int = 3, **settings: object) -> Submission:
+    words = [["program", f"--part={index}"] for index in range(commands)]
+    return submit(words, ["program"], Resources(**settings), folder, "try")  # type: ignore[arg-type]
+
+
+def asked(slurm: Path, job: int) -> list[str]:
+    return (slurm / f"job-{job}").read_text().splitlines()
+
+
+def test_an_array_is_asked_for_and_a_job_that_waits_for_all_of_it(slurm: Path, tmp_path: Path) -> None:
+    submission = submitted(
+        tmp_path / "jobs", partition="long", account="lab", memory_gb=1.5, time=90, cpus=4
+    )
+    assert submission == Submission("100", "200", tmp_path / "jobs")
+    assert submission.ids == "100,200"
+    array, last = asked(slurm, 1), asked(slurm, 2)
+    for line in ("--partition=long", "--account=lab", "--mem=1536M", "--time=90", "--cpus-per-task=4"):
+        assert f"#SBATCH {line}" in array
+        assert f"#SBATCH {line}" in last
+    assert "#SBATCH --array=0-2%3" in array
+    assert not any("dependency" in line for line in array)
+    assert "#SBATCH --dependency=afterany:100" in last
+    assert not any("--array" in line for line in last)
+
+
+def test_a_job_is_queued_again_and_its_steps_have_all_its_cores(slurm: Path, tmp_path: Path) -> None:
+    submitted(tmp_path / "jobs", cpus=3)
+    script = asked(slurm, 1)
+    assert "#SBATCH --requeue" in script
+    assert "#SBATCH --open-mode=append" in script
+    (launch,) = (line for line in script if line.startswith("srun "))
+    assert "--cpus-per-task=3" in launch
+    assert sys.executable in launch
+    assert not any("wckey" in line or "partition" in line for line in script)
+
+
+def test_a_site_s_own_lines_and_options_stand_in_the_script(slurm: Path, tmp_path: Path) -> None:
+    submitted(
+        tmp_path / "jobs", setup=("module load gcc",), extra={"reservation": "a b", "exclusive": True}
+    )
+    script = asked(slurm, 2)
+    assert script.index("module load gcc") < next(i for i, line in enumerate(script) if "srun" in line)
+    assert "#SBATCH --reservation='a b'" in script
+    assert "#SBATCH --exclusive" in script
+    assert "#SBATCH --requeue" in script
+
+
+def test_without_an_array_there_is_one_job_that_waits_for_nothing(slurm: Path, tmp_path: Path) -> None:
+    submission = submitted(tmp_path / "jobs", commands=0)
+    assert (submission.array, submission.last, submission.ids) == (None, "100", "100")
+    assert not any("--array" in line or "--dependency" in line for line in asked(slurm, 1))
+    assert not (slurm / "job-2").exists()
+
+
+def test_the_files_of_an_older_submission_are_never_met(slurm: Path, tmp_path: Path) -> None:
+    submitted(tmp_path / "jobs")
+    with pytest.raises(FileExistsError):
+        submitted(tmp_path / "jobs")
+
+
+def test_what_an_interactive_job_has_set_does_not_reach_the_jobs(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURM_MEM_PER_CPU": "100",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SBATCH_ACCOUNT": "lab",
+    }.items():
+        monkeypatch.setenv(name, value)
+    submitted(tmp_path / "jobs")
+    reached = (slurm / "env-1").read_text().splitlines()
+    assert {"SLURM_CONF=/etc/slurm.conf", "SBATCH_ACCOUNT=lab"} <= set(reached)
+    assert not any(line.startswith(("SLURM_JOB_ID=", "SLURM_MEM_PER_CPU=")) for line in reached)
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("invalid partition specified: x", ["partition = 'x'", "main (4 nodes), long (2 nodes)"]),
+        ("Invalid account or account/partition combination specified", ["account = 'y'", "main (4 nodes)"]),
+        ("Invalid qos specification", ["qos = None"]),
+        (
+            "Job violates accounting/QOS policy (job submit limit)",
+            ["account = 'y', qos = None, time = 120"],
+        ),
+        ("Requested time limit is invalid", ["time = 120"]),
+        ("Memory specification can not be satisfied", ["memory_gb = 4"]),
+        ("Invalid feature specification", ["constraint = None"]),
+        ("Invalid node name specified", ["exclude = None"]),
+        ("Requested node configuration is not available", ["cpus = 2, memory_gb = 4"]),
+        ("unrecognized option '--foo'", ["extra = {}"]),
+    ],
+)
+def test_a_refusal_names_the_setting_that_it_is_about(
+    slurm: Path, tmp_path: Path, said: str, expected: list[str]
+) -> None:
+    (slurm / "refuse-1").write_text(f"sbatch: error: {said}\n")
+    with pytest.raises(UsageError) as refused:
+        submitted(tmp_path / "jobs", partition="x", account="y")
+    for words in ("SLURM refuses the jobs", said, "configs/cluster/example.toml", *expected):
+        assert words in str(refused.value)
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_refusal_nobody_foresaw_is_passed_on(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "refuse-1").write_text("sbatch: error: the moon is full\n")
+    with pytest.raises(UsageError, match="the moon is full"):
+        submitted(tmp_path / "jobs")
+
+
+def test_an_array_whose_last_job_is_refused_is_taken_back(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "refuse-2").write_text("sbatch: error: Job violates accounting/QOS policy\n")
+    with pytest.raises(UsageError):
+        submitted(tmp_path / "jobs")
+    assert (slurm / "cancelled").read_text() == "100\n"
+
+
+def test_a_cluster_that_does_not_answer_is_no_fault_of_the_settings(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "refuse-1").write_text("sbatch: error: Unable to contact slurm controller (connect failure)\n")
+    with pytest.raises(EnvironmentLacks, match="SLURM does not answer"):
+        submitted(tmp_path / "jobs")
+
+
+def test_a_percent_sign_in_the_path_of_the_logs_is_refused(slurm: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="%"):
+        submitted(tmp_path / "50%j")
+    assert not (slurm / "job-1").exists()
+
+
+@pytest.mark.parametrize(("program", "code"), [("exit 4", 4), ("kill -KILL $$", 137)])
+def test_a_job_ends_as_its_command_did(tmp_path: Path, program: str, code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Command(("sh", "-c", program), str(tmp_path))()
+    assert ended.value.code == code
+
+
+def test_a_command_runs_in_the_folder_that_it_was_submitted_from(tmp_path: Path) -> None:
+    command = Command(("sh", "-c", "pwd > here"), str(tmp_path))
+    assert command() is None
+    assert (tmp_path / "here").read_text().strip() == str(tmp_path)
+
+
+def test_a_job_whose_time_is_up_is_the_same_command_again(tmp_path: Path) -> None:
+    command = Command(("true",), str(tmp_path))
+    assert command.checkpoint().function == command
