@@ -97,12 +97,9 @@ def remove_tree(path: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder, also while somebody else does."""
-
-    def unless_gone(function: object, path: str, problem: tuple[object, BaseException, object]) -> None:
-        if not isinstance(problem[1], FileNotFoundError):
-            raise problem[1]
-
-    shutil.rmtree(folder, onerror=unless_gone)
+    while folder.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def sweep(path: Path) -> None:

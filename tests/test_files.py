@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,45 @@ def test_a_removal_that_is_cut_off_leaves_no_half_folder_under_its_name(
     with pytest.raises(PowerCutError):
         remove_tree(folder)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("what", ["the folder", "the name it was to have"])
+def test_a_folder_that_somebody_else_removes_at_the_same_moment_is_gone_without_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder, rename = tmp_path / "store.zarr", os.replace
+    folder.mkdir()
+    (folder / "zarr.json").write_text("{}")
+
+    def too_late(old: Path, new: Path) -> None:
+        monkeypatch.setattr(os, "replace", rename)
+        if what == "the folder":
+            remove_tree(folder)
+        else:
+            sweep(folder)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", too_late)
+    remove_tree(folder)
+    assert os.replace is rename
+    assert names_in(tmp_path) == []
+
+
+def test_what_somebody_else_sweeps_at_the_same_moment_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, remove = tmp_path / ".store.zarr.ab_d3f9x.old", shutil.rmtree
+    (left / "store.zarr").mkdir(parents=True)
+
+    def too_late(path: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        remove(path)
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", too_late)
+    sweep(tmp_path / "store.zarr")
+    assert shutil.rmtree is remove
+    assert names_in(tmp_path) == []
 
 
 def test_removing_a_link_leaves_what_it_points_at(tmp_path: Path) -> None:

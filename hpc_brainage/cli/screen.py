@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -10,11 +11,22 @@ from typing import Literal, Protocol
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 _PAGE_WIDTH = 120
 """Columns where the output is a file or a pipe and no terminal says how wide it is."""
+
+_LOG_SECONDS = 30.0
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PAGE_WIDTH)
 
@@ -25,13 +37,28 @@ class Show(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s")
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Show]:
-    """A progress bar; call what it yields with (done, total) and, if there is one, a remark."""
+    """Progress, rate and time left; call what it yields with (done, total) and, if there is one, a remark.
+
+    A terminal shows a bar; a job's log, or whatever else the output goes to, a line now and then.
+    """
+    if not console.is_terminal:
+        yield _Log(what)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
@@ -42,6 +69,32 @@ def progress(what: str) -> Iterator[Show]:
             bar.update(task, completed=done, total=total, note=escape(note))
 
         yield show
+
+
+class _Log:
+    """Progress in a log: a line each half minute, so that short work says nothing."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = self._told = time.monotonic()
+        self._before: int | None = None
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self._before is None:  # what an earlier run had done says nothing about the speed of this one
+            self._before, self._began = done, now
+        if now - self._told < _LOG_SECONDS or done >= total:
+            return
+        self._told = now
+        rate = (done - self._before) / max(now - self._began, 1e-9)
+        left = f", {_clock((total - done) / rate)} left" if rate else ""
+        say(f"{self._what}: {done} of {total}, {rate:.3g}/s{left}{f', {note}' if note else ''}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

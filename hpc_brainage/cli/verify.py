@@ -11,7 +11,6 @@ from hpc_brainage.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from hpc_brainage.cohorts.cohort import Cohort
-    from hpc_brainage.store.reader import Store
     from hpc_brainage.store.verify import Damage
 
 _SHOWN = 20
@@ -43,25 +42,24 @@ def verify(
     compared with the source files as well.
     """
     from hpc_brainage.cli.screen import progress, say
-    from hpc_brainage.store.reader import Store
     from hpc_brainage.store.verify import verify as verify_store
 
     if recipe is not None and (against or add):
         raise UsageError("a recipe holds the sources itself", where=f"--recipe {recipe}")
     if add and not against:
         raise UsageError("joined to what?", where=f"--add {add[0]}", expected="--against SOURCE as well")
+    sources = _sources(store, against or [], add or [], recipe)
     with progress("verifying") as show:
         found = verify_store(store, progress=show)
     if not found:
         say(f"{store}: every scan is as it was written")
     _show(found, "damage")
-    if against or recipe is not None:
+    if sources:
         from hpc_brainage.conversion.against import compare
+        from hpc_brainage.store.reader import Store
 
-        opened = Store.open(store)
-        sources = _sources(opened, against or [], add or [], recipe)
         with progress("comparing") as show:
-            differences = compare(opened, sources, progress=show)
+            differences = compare(Store.open(store), sources, progress=show)
         if not differences:
             say(f"{store}: every scan is as it is in {', '.join(cohort.name for cohort in sources)}")
         _show(differences, "differences")
@@ -70,14 +68,18 @@ def verify(
         raise typer.Exit(int(ExitCode.INPUT))
 
 
-def _sources(store: Store, against: list[Path], add: list[str], recipe: Path | None) -> list[Cohort]:
+def _sources(store: str, against: list[Path], add: list[str], recipe: Path | None) -> list[Cohort]:
+    """What to compare with, opened before the long reading begins."""
+    if recipe is None and not against:
+        return []
     from hpc_brainage.cohorts.recipe import read_recipe
     from hpc_brainage.cohorts.sources import parse_added
     from hpc_brainage.conversion.against import open_again
+    from hpc_brainage.store.reader import Store
 
     if recipe is not None:
         return [read_recipe(recipe).open()]
-    return open_again(store, against, [parse_added(text) for text in add])
+    return open_again(Store.open(store), against, [parse_added(text) for text in add])
 
 
 def _show(found: list[Damage], what: str) -> None:

@@ -21,7 +21,7 @@ from hpc_brainage.store.writer import Loaded, encode_shard, write_shard
 
 Progress = Callable[[int, int], None]
 _MOST_WORKERS = 8
-_WRITERS = 1
+_WRITERS = 2
 
 
 def default_workers(plan: Plan) -> int:
@@ -55,7 +55,7 @@ def write_parts(
 
     A scan that its source refuses is left absent in that modality, with the reason in the manifest, and
     such a part is converted again when it is asked for again. What is in memory at any time is, for each
-    worker and one more, one chunk of values and one shard of compressed bytes.
+    worker and two more, one chunk of values and one shard of compressed bytes.
 
     Parameters
     ----------

@@ -59,6 +59,7 @@ def begin_addition(place: Place, plan: Plan, base: Store) -> Build:
     if not place.has(f"{copy}/{MARKER}"):
         for key in (*_small_files(base), MARKER):
             place.write(f"{copy}/{key}", [place.read(key)], through=build.work)
+        place.settle()
     return build
 
 

@@ -135,6 +135,7 @@ class Build:
 
     def save_part(self, manifest: PartManifest) -> None:
         """Declare a part done; its shards must be on the device already."""
+        self.place.settle()
         record = json.dumps(manifest.to_record(), allow_nan=False)
         self.write(self._part_key(manifest.index), [record.encode()])
 
@@ -224,6 +225,7 @@ def freeze(build: Build) -> None:
     """Write the plan down, and make its work folder with it."""
     record = json.dumps(build.plan.to_record(), indent=2, allow_nan=False) + "\n"
     build.place.write(plan_key(build.work), [record.encode()], through=build.work, begin=True)
+    build.place.settle()
 
 
 def _plan_of(place: Place) -> str:

@@ -223,4 +223,6 @@ def _put_in_place(build: Build, files: dict[str, bytes]) -> None:
     # Most of the time of small files is waiting for the disk.
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="finish") as writers:
         list(writers.map(lambda item: build.write(item[0], [item[1]]), sorted(files.items())))
+    build.place.settle()
     build.write(MARKER, [(json.dumps(root, indent=2) + "\n").encode()])
+    build.place.settle()

@@ -97,6 +97,9 @@ class ObjectPlace(Place):
             raise FileNotFoundError(errno.ENOENT, "the work folder is not there", self.file(through))
         self._said(lambda: self._client.pipe_file(self._path(key), b"".join(pieces)))
 
+    def settle(self) -> None:
+        """Nothing is left to do: an object that was uploaded is there."""
+
     def remove(self, key: str) -> None:
         with suppress(FileNotFoundError):
             self._said(lambda: self._client.rm_file(self._path(key)))

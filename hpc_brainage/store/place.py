@@ -86,10 +86,16 @@ class Place(ABC):
     def write(self, key: str, pieces: Sequence[bytes], *, through: str, begin: bool = False) -> None:
         """Make a file of `pieces`, one after the other, appear in one step.
 
+        Its content is on the device then; that it has its name is only sure after `settle`.
+
         Raises
         ------
         FileNotFoundError : the work folder `through` is not there. `begin` makes it.
         """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Make sure that all files that were written keep their names, even after a power cut."""
 
     @abstractmethod
     def remove(self, key: str) -> None:
@@ -160,6 +166,7 @@ class LocalPlace(Place):
     def __init__(self, path: Path) -> None:
         self.path = path.resolve() if path.is_symlink() and path.is_dir() else path
         self.label = self.path
+        self._unsettled: set[Path] = set()
 
     @property
     def name(self) -> str:
@@ -234,11 +241,15 @@ class LocalPlace(Place):
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        folder = target.parent
-        sync_directory(folder)
-        while new_folder and folder != self.path:
-            folder = folder.parent
-            sync_directory(folder)
+        self._unsettled.add(target.parent)
+        if new_folder or begin:
+            self._unsettled |= {self.path, *(self.path / above for above in PurePosixPath(key).parents)}
+
+    def settle(self) -> None:
+        while self._unsettled:
+            folder = self._unsettled.pop()
+            with suppress(FileNotFoundError):  # it was taken away meanwhile
+                sync_directory(folder)
 
     def remove(self, key: str) -> None:
         target = self.path / key
@@ -252,8 +263,9 @@ class LocalPlace(Place):
             remove_tree(self.path)
             return
         for found in list((self.path / prefix).glob("*")):
-            if found != self.path / last:
+            if found.is_dir():
                 shutil.rmtree(found, ignore_errors=True)
+            elif found != self.path / last:
                 found.unlink(missing_ok=True)
         for _ in range(_ATTEMPTS):  # somebody may put a file there while the others are removed
             shutil.rmtree(self.path / prefix, ignore_errors=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -324,6 +326,10 @@ def test_a_refused_scan_that_somebody_tries_again_does_not_stop_the_others(tmp_p
     build = init(cohort, path)
     write_missing_parts(cohort, build, [0, 1])
     first = Halted(cohort, lambda slow: convert(slow, path), row=9)
+    deadline = time.monotonic() + 20
+    while not build.has_part(0):  # which it has tried again by now
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     second = Halted(cohort, lambda slow: write_missing_parts(slow, build, [0]), row=2)
     assert not build.has_part(0)
     first.go_on()
@@ -377,6 +383,26 @@ def test_a_temporary_file_that_vanishes_while_somebody_looks_is_no_error(
     monkeypatch.setattr(os, "walk", with_a_ghost)
     assert marker.plans_begun(build.place) == [build.work]
     assert convert(cohort, path).parts == 6
+
+
+def test_a_file_that_comes_into_the_work_folder_while_it_is_removed_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
+    build, remove, came = init(cohort, path), shutil.rmtree, []
+    work = path / build.work
+
+    def disturbed(folder: Path, **how: object) -> None:
+        remove(folder, **how)  # type: ignore[call-overload]
+        if folder == work and len(came) < 3:
+            came.append(work / "tmp0.tmp")
+            work.mkdir()
+            came[-1].touch()
+
+    monkeypatch.setattr(place.shutil, "rmtree", disturbed)
+    convert(cohort, path)
+    assert len(came) == 3
+    assert not (path / "_build").exists()
 
 
 def test_an_account_that_another_sweeps_away_is_written_again(

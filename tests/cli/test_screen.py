@@ -1,0 +1,28 @@
+"""What verbs show while they are at work."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_brainage.cli import screen
+
+
+def test_a_log_has_a_line_now_and_then_with_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    with screen.progress("converting") as show:
+        show(100, 1000)  # an earlier run had done these
+        for done in range(101, 301):
+            now += 0.25
+            show(done, 1000)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["converting: 220 of 1000, 4/s, 0:03:15 left"]
+
+
+def test_short_work_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with screen.progress("converting") as show:
+        for done in range(11):
+            show(done, 10)
+    assert capsys.readouterr().out == ""
