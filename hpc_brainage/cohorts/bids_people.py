@@ -17,6 +17,7 @@ from hpc_brainage.cohorts.columns import (
     age_unit_of_sidecar,
     no_age_column,
     recognise_columns,
+    refuse_other_unit,
     unknown_identity,
 )
 from hpc_brainage.cohorts.feature_choice import listed
@@ -178,7 +179,10 @@ def _ages_at_visits(roots: Sequence[Path], participants: Sequence[str], columns:
             refused[participant, ""] = f"its {SESSIONS} cannot be read: {problem.what}"
             continue
         inherited = table.parent.parent / "sessions.json"
-        unit = columns.age_unit or age_unit_of_sidecar(table, which.age, inherited) or "years"
+        unit = columns.age_unit or age_unit_of_sidecar(table, which.age, inherited)
+        if unit is None:
+            refuse_other_unit(which.age, str(table))
+            unit = "years"
         rows = {"participant_id": participant, "session_id": frame[which.session], "age": frame[which.age]}
         parts[unit].append(pd.DataFrame(rows))
         contents.append([table.name, sha256_of_file(table)])
@@ -202,6 +206,15 @@ def _with_ages_at_visits(tree: TreePeople, ages: _VisitAges) -> TreePeople:
     told = np.array([visit in ages.years for visit in visits], dtype=bool)
     scans.loc[told, "age"] = [ages.years[visit] for visit in visits if visit in ages.years]
     notes = []
+    # whose other visits have ages of their own: of which visit the one in participants.tsv is, nobody says
+    followed = {participant for participant, _ in ages.years}
+    left_out = ~told & np.array([session != "" and who in followed for who, session in visits], dtype=bool)
+    if left_out.any():
+        scans.loc[left_out, "age"] = np.nan
+        notes.append(
+            f"{SESSIONS}: it states ages of other visits of these people, and none of {int(left_out.sum())} "
+            "scans, whose age is unknown"
+        )
     if told.any():
         unit = ", given in months and kept in years" if ages.months else ""
         notes.append(f"the age of {int(told.sum())} scans is that at the visit ({SESSIONS}{unit})")

@@ -33,12 +33,14 @@ _USUAL: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "session": (("session_id",), ("session", "ses", "ses_id"), ("visit", "visit_id")),
     "run": (("run",), ("run_id",)),
-    "age": (("age",), ("age_at_scan", "age_years", "age_in_years", "scan_age", "age_at_mri")),
+    # not "scan_age": those of newborns (dHCP) are weeks since conception
+    "age": (("age",), ("age_at_scan", "age_years", "age_in_years", "age_at_mri")),
     "sex": (("sex",), ("gender",)),
     "site": (("site",), ("site_id",), ("center", "centre")),
     "split": (("split",),),
     "diagnosis": (("diagnosis",), ("dx",), ("dx_group",), ("group",)),
 }
+_NO_YEARS = re.compile(r"months?|weeks?|days|(?<![a-z])(mos?|wks?)(?![a-z])")
 # How FreeSurfer's table writers head the column of the subjects: `lh.aparc.area`, `Measure:volume`.
 _FREESURFER_SUBJECTS = re.compile(r"measure:\w+|[lr]h\.(aparc|ba_exvivo|ba)\b.*", re.IGNORECASE)
 
@@ -170,6 +172,21 @@ def age_unit_of_sidecar(
             "file; ages in weeks or days must be divided first",
         )
     return None
+
+
+def refuse_other_unit(age_column: str, source: str) -> None:
+    """Raise `CohortError` if a column of ages, of which nobody said the unit, is named after another one.
+
+    Months of small children are no years that anybody would wonder at.
+    """
+    if found := _NO_YEARS.search(age_column.casefold()):
+        raise CohortError(
+            f"the unit of the ages is not clear: the column is called {age_column}",
+            where=source,
+            expected=f"a word on whether these are {found[0]}",
+            hint="say so with --age-unit months or --age-unit years; ages in weeks or days must be divided "
+            "first",
+        )
 
 
 def _existing(named: str, names: Sequence[str], role: str, source: str) -> str:

@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import sys
+import tokenize
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype, i
             raise ValueError(f"format version {version}")
         if any(length < 0 for length in shape):
             raise ValueError(f"shape {shape}")
-    except (ValueError, SyntaxError, TypeError, EOFError, RecursionError) as problem:
+    except (ValueError, SyntaxError, TypeError, EOFError, RecursionError, tokenize.TokenError) as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise ScanRefused(
             f"the file is not a readable .npy file ({reason})",

@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.cohorts.cohort import OLDEST_PLAUSIBLE_YEARS, Account, Refusal
-from hpc_brainage.cohorts.columns import ColumnMap, recognise_columns, unknown_identity
+from hpc_brainage.cohorts.columns import (
+    ColumnMap,
+    recognise_columns,
+    refuse_other_unit,
+    unknown_identity,
+)
 from hpc_brainage.cohorts.feature_choice import listed
 from hpc_brainage.cohorts.tables import MISSING_MARKERS, WORD_FOR_NOTHING
 from hpc_brainage.errors import CohortError, UsageError
@@ -28,6 +33,7 @@ MOST_SLIPS = 0.01
 OLDEST_USUAL_MEDIAN = 100.0
 _CODES_OF_MISSING = {777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0}
 
+_WHOLE = re.compile(r"^(-?\d+)\.0$")
 _PREFIXES = {"participant_id": "sub-", "session_id": "ses-", "run": "run-"}
 _SEX_WORDS = {
     **dict.fromkeys(("m", "male", "man", "boy"), "M"),
@@ -68,8 +74,8 @@ def read_people(
 
     Raises
     ------
-    CohortError : no identity column, a named column that does not exist, ages that cannot be years,
-        sex codes that are not explained.
+    CohortError : no identity column, a named column that does not exist, ages that cannot be years or
+        whose column is named after another unit, sex codes that are not explained.
     """
     columns = recognise_columns([str(name) for name in frame.columns], columns, source=source)
     if columns.id is None:
@@ -145,6 +151,8 @@ def _ages(
     if columns.age is None:
         return np.full(len(frame), np.nan)
     where = f"{source}, column {columns.age}"
+    if columns.age_unit is None:
+        refuse_other_unit(columns.age, source)
     given = frame[columns.age].reset_index(drop=True)
     words = as_text(given)
     ages = pd.to_numeric(words.mask(words == "", np.nan), errors="coerce").to_numpy(float, copy=True)
@@ -204,7 +212,7 @@ def _sexes(frame: pd.DataFrame, columns: ColumnMap, source: str, notes: list[str
         return np.full(len(frame), "U", dtype=object)
     where = f"{source}, column {columns.sex}"
     meanings = {**_SEX_WORDS, "": "U", **_codes(columns.sex_codes or {})}
-    words = as_text(frame[columns.sex]).str.casefold()
+    words = as_text(frame[columns.sex]).str.casefold().str.replace(_WHOLE, r"\1", regex=True)
     strange = words[~words.isin(list(meanings))]
     if len(strange):
         counts = ", ".join(f"{word!r} ({times})" for word, times in strange.value_counts().items())
@@ -239,7 +247,7 @@ def _codes(sex_codes: Mapping[str, str]) -> dict[str, str]:
                 where="--sex-codes",
                 expected="M, F or U, as in --sex-codes 1=M,2=F",
             )
-        codes[re.sub(r"^(-?\d+)\.0$", r"\1", str(code).strip().casefold())] = word
+        codes[_WHOLE.sub(r"\1", str(code).strip().casefold())] = word
     return codes
 
 

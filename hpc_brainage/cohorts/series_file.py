@@ -73,8 +73,8 @@ def read_series(path: Path) -> Series:
 
     Raises
     ------
-    ScanRefused : the file cannot be read, or holds text, NaN or infinite values, ragged rows, or two
-        ROIs of one name.
+    ScanRefused : the file cannot be read, or holds text, NaN or infinite values, ragged rows, two ROIs
+        of one name, or a column that only counts the volumes.
     """
     if re.search(r"\.npy(\.gz)?$", path.name):
         values, labels = read_npy(path, dtype=np.float64), None
@@ -96,6 +96,13 @@ def read_series(path: Path) -> Series:
             where=path,
             expected="a name for each ROI, or no names at all",
             hint="if it counts the volumes, write the table without it (pandas: index=False)",
+        )
+    if counting := [label for label, column in zip(labels, values.T, strict=True) if _counts(column)]:
+        raise ScanRefused(
+            f"column {counting[0]} counts the volumes and is no ROI",
+            where=path,
+            expected="one column for each ROI",
+            hint="write the table without it (pandas: index=False)",
         )
     # XCP-D writes n/a throughout for a ROI outside the field of view, other pipelines write zeros
     values = np.where(np.isnan(values).all(axis=0), 0.0, values)
@@ -204,6 +211,11 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
     counted = all(_INTEGER.fullmatch(cell) for cell in first) and len(first) > 1
     rising = counted and all(int(a) < int(b) for a, b in pairwise(first))
     return rising and any(not _INTEGER.fullmatch(cell) for row in rows[1:] for cell in row)
+
+
+def _counts(column: np.ndarray) -> bool:
+    """Whether values go up by 1 from volume to volume, from 0 or 1 on, as no signal does."""
+    return len(column) > 2 and column[0] in (0.0, 1.0) and bool((np.diff(column) == 1.0).all())
 
 
 def _is_number(cell: str) -> bool:

@@ -156,7 +156,8 @@ class Predictor:
                 grid = self.bundle.info.volumes[role]
                 volumes = np.zeros((len(rows), *grid), dtype=np.float32)
                 if match.volume is not None and here.any():
-                    volumes[here] = self.store.read(match.volume, rows[here])
+                    volumes = self.store.empty(match.volume, len(rows))
+                    self.store.read_into(match.volume, rows, volumes, absent=0.0)
                 x[role] = torch.from_numpy(volumes).to(device)
             present[role] = torch.from_numpy(here).to(device)
         return x, present

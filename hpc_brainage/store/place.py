@@ -246,8 +246,8 @@ class LocalPlace(Place):
             self._unsettled |= {self.path, *(self.path / above for above in PurePosixPath(key).parents)}
 
     def settle(self) -> None:
-        while self._unsettled:
-            folder = self._unsettled.pop()
+        for folder in tuple(self._unsettled):
+            self._unsettled.discard(folder)
             with suppress(FileNotFoundError):  # it was taken away meanwhile
                 sync_directory(folder)
 

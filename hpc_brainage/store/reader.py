@@ -192,12 +192,19 @@ class Store:
         return np.empty((count, *shape), FLOAT)
 
     def read_into(
-        self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray, *, threads: int = 1
+        self,
+        key: str,
+        rows: Sequence[int] | np.ndarray,
+        out: np.ndarray,
+        *,
+        absent: float | None = None,
+        threads: int = 1,
     ) -> None:
         """Read `rows` into `out`, float32 (rows, *shape), such as `empty` made; it can be used again.
 
         Parameters
         ----------
+        absent : what stands where a scan has no such image; an error if not given.
         threads : that read images at once.
 
         Raises
@@ -215,20 +222,24 @@ class Store:
         if modality.kind == "features":
             self._read_features(key, wanted, present, out)
             return
-        if not present.all():
+        if absent is None and not present.all():
             lacking = self.scans.iloc[wanted[~present]]
             raise StoreError(
                 f"{len(lacking)} of {len(wanted)} wanted scans have no {key}",
                 where=f"{self.path}: {', '.join(scan_names(lacking.head(5)))}",
                 hint="ask for present scans only",
             )
-        self.scales(key)
-        if threads == 1 or len(wanted) == 1:
-            for place, row in enumerate(wanted.tolist()):
-                self.read_image(key, row, out[place])
+        places = np.flatnonzero(present)
+        for place in np.flatnonzero(~present):
+            out[place] = absent
+        self.scales(key)  # read once, before several threads ask for it
+        if threads == 1 or len(places) < 2:
+            for place in places:
+                self.read_image(key, int(wanted[place]), out[place])
             return
         with ThreadPoolExecutor(threads, thread_name_prefix="images") as readers:
-            list(readers.map(self.read_image, itertools.repeat(key), wanted.tolist(), out))
+            there = [out[place] for place in places]
+            list(readers.map(self.read_image, itertools.repeat(key), wanted[places].tolist(), there))
 
     def read_image(self, key: str, row: int, out: np.ndarray) -> None:
         """Read one volume or surface into `out`, float32 of its shape, in any memory order.

@@ -22,6 +22,8 @@ from hpc_brainage.scans import select_scans
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.role_table import RoleTable, role_volume
 
+_READERS = 2  # threads that unpack volumes, in each process
+
 
 @dataclass(frozen=True)
 class FeatureInput:
@@ -45,11 +47,9 @@ class VolumeInput:
     store_rows: np.ndarray
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
-        """Float32 (rows, X, Y, Z); zeros where a scan has no volume."""
-        out = np.zeros((len(rows), *self.grid), dtype=np.float32)
-        here = np.flatnonzero(self.present[rows])
-        if len(here):
-            out[here] = self.store.read(self.key, self.store_rows[rows[here]])
+        """Float32 (rows, X, Y, Z) in the store's memory order; zeros where a scan has no volume."""
+        out = self.store.empty(self.key, len(rows))
+        self.store.read_into(self.key, self.store_rows[rows], out, absent=0.0, threads=_READERS)
         return torch.from_numpy(out)
 
     def take(self, rows: np.ndarray) -> VolumeInput:

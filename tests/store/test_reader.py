@@ -412,3 +412,17 @@ def test_a_damaged_chunk_names_the_modality_and_what_to_do(copy: Path) -> None:
     shard.write_bytes(content)
     with pytest.raises(StoreError, match=r"smri/table is damaged[\s\S]*brainage verify"):
         Store.open(copy).read("smri/table")
+
+
+def test_an_image_that_a_scan_lacks_may_be_read_as_a_value(tmp_path: Path) -> None:
+    cohort, _ = mixed_cohort(seed=0)
+    store = Store.open(convert(cohort, tmp_path / "mixed.zarr").store_path)
+    key, rows = "smri/vbm", np.arange(store.n_scans)[::-1]
+    present = store.present(key)[rows]
+    assert not present.all()
+    with pytest.raises(StoreError, match="have no smri/vbm"):
+        store.read_into(key, rows, store.empty(key, len(rows)))
+    out = store.empty(key, len(rows))
+    store.read_into(key, rows, out, absent=-1.0, threads=2)
+    assert (out[~present] == -1).all()
+    np.testing.assert_array_equal(out[present], store.read(key, rows[present]))
