@@ -47,8 +47,9 @@ def people_of_tree(folder: Path, found: Sequence[Identity], columns: ColumnMap) 
 
     Tables are looked for in the tree itself and, if it lies in `derivatives/`, in the data set above.
     The age at a visit that a participant's `sub-*_sessions.tsv` states comes before that of
-    participants.tsv. Scans of people who are not in participants.tsv stay, with unknown age; those of
-    people whose row cannot be used are refused.
+    participants.tsv; of a visit that it leaves out while it states others, the age is unknown. Scans of
+    people who are not in participants.tsv stay, with unknown age; those of people whose row cannot be used
+    are refused.
 
     Parameters
     ----------
@@ -212,8 +213,8 @@ def _with_ages_at_visits(tree: TreePeople, ages: _VisitAges) -> TreePeople:
     if left_out.any():
         scans.loc[left_out, "age"] = np.nan
         notes.append(
-            f"{SESSIONS}: it states ages of other visits of these people, and none of {int(left_out.sum())} "
-            "scans, whose age is unknown"
+            f"the age of {int(left_out.sum())} scans is unknown: {SESSIONS} states it for other visits of "
+            f"these people, and {PARTICIPANTS} does not say for which visit its own is"
         )
     if told.any():
         unit = ", given in months and kept in years" if ages.months else ""

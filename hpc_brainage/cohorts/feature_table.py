@@ -135,6 +135,7 @@ def features_from_matrix(
         shown = listed([f"{old} -> {new_name[old]}" for old in renamed], 3)
         notes.append(f"{source}: {len(renamed)} columns renamed: {shown}")
     notes += _zeros_to_missing(matrix, names, never_zero, source)
+    notes += _below_zero(matrix, names, units, source)
     notes += _weak_columns(matrix, names, source)
     notes += _dead_rois(matrix, names, source)
     present = np.isfinite(matrix).any(axis=1)
@@ -181,6 +182,21 @@ def _zeros_to_missing(
         *notes,
         f"{source}: {int(zero.sum())} values of exactly 0 for a region's thickness, area or volume are "
         f"missing in {int(zero.any(axis=1).sum())} scans: {listed(worst[:columns])}",
+    ]
+
+
+def _below_zero(matrix: np.ndarray, names: Sequence[str], units: Sequence[str], source: str) -> list[str]:
+    """A word about sizes that no region can have; they are kept: a table of residuals is full of them."""
+    sizes = np.array([unit in ("mm", "mm2", "mm3", "cm3") for unit in units], dtype=bool)
+    below = (matrix < 0) & sizes
+    if not below.any():
+        return []
+    counts = below.sum(axis=0)
+    worst = [names[column] for column in np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]]
+    return [
+        f"{source}: {int(below.sum())} thicknesses, areas or volumes below 0 in "
+        f"{int(below.any(axis=1).sum())} scans are kept (the lowest is {matrix[below].min():g}): codes for "
+        f"missing values must be n/a, and residuals are no millimetres: {listed(worst)}"
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpc_brainage.cohorts.chosen_participants import only_participants
 from hpc_brainage.cohorts.cohort import Cohort
-from hpc_brainage.cohorts.feature_choice import matching_columns
+from hpc_brainage.cohorts.feature_choice import listed, matching_columns
 from hpc_brainage.cohorts.join import join, without_the_unmeasured
 from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.table_cohort import added_npz, added_table, main_npz, main_table
@@ -307,6 +307,9 @@ def _unknown(path: Path) -> CohortError:
         tables = [file for file in sorted(path.glob("participants.*")) if is_table(file)]
         if tables:
             hint = f"give {tables[0].name} itself, and the measurements with --add role=PATH"
+        elif tables := measured_tables(path):
+            names = listed([table.name for table in tables], 4)
+            hint = f"give the one that says who was scanned, the others with --add role=PATH: {names}"
     return CohortError("what lies here is not recognised", where=path, expected=_KNOWN, hint=hint)
 
 

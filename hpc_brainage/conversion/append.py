@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +32,20 @@ from hpc_brainage.conversion.same_measurement import feature_places
 from hpc_brainage.errors import StoreError
 from hpc_brainage.modality import ScaledIntegers
 from hpc_brainage.scans import SCAN_COLUMNS, with_plain_cells
-from hpc_brainage.store.addition import before_of, begin_addition, finished_before, forget_description
+from hpc_brainage.store.addition import (
+    ChangedMeanwhile,
+    before_of,
+    begin_addition,
+    finished_before,
+    forget_description,
+    reading,
+)
 from hpc_brainage.store.people import columns_of, scan_identities
 from hpc_brainage.store.place import Place, place_at
 from hpc_brainage.store.plan import Plan, PlannedSource
 from hpc_brainage.store.reader import Store
+
+_ATTEMPTS = 5
 
 
 def append(
@@ -64,25 +74,42 @@ def append(
     """
     started = time.monotonic()
     place = place_at(destination)
-    with writing_to(place):
-        base = finished_before(place)
-    known = set(scan_identities(base.scans))
-    added = np.flatnonzero([scan not in known for scan in scan_identities(cohort.scans)])
-    skipped = len(cohort) - len(added)
-    if not len(added):
-        with writing_to(place):  # a run that was killed at its very end may not have got to the account
+    for _ in range(_ATTEMPTS):
+        with writing_to(place):
+            base = finished_before(place)
+        with suppress(ChangedMeanwhile):
+            report = _append(cohort, base, workers, progress)
+            return replace(report, seconds=time.monotonic() - started)
+    raise StoreError(
+        "others keep adding scans to this store",
+        where=place.label,
+        hint="run the same command again when they are done",
+    )
+
+
+def _append(cohort: Cohort, base: Store, workers: int | None, progress: Progress) -> ConversionReport:
+    """Add scans to the store as it was opened.
+
+    Raises
+    ------
+    ChangedMeanwhile : somebody else has added some; nothing has been done then.
+    """
+    place = base.place
+    with writing_to(place), reading(base):
+        known = set(scan_identities(base.scans))
+        added = np.flatnonzero([scan not in known for scan in scan_identities(cohort.scans)])
+        skipped = len(cohort) - len(added)
+        if not len(added):  # a run that was killed at its very end may not have got to the account
             write_account(base, account_of(cohort, base), lines_to_carry(base))
-        report = report_of(cohort, base, seconds=time.monotonic() - started)
-        return replace(report, skipped=skipped, parts=0)
-    addition = _Addition(base, cohort.take(added), skipped)
-    with writing_to(place):
+            return replace(report_of(cohort, base, seconds=0.0), skipped=skipped, parts=0)
+        addition = _Addition(base, cohort.take(added), skipped)
+        carried, before = lines_to_carry(base), before_of(base)
         build = begin_addition(place, addition.plan, base)
     write_missing_parts(addition.cohort, build, workers=workers, progress=progress)
-    carried, before = lines_to_carry(base), before_of(base)
     with writing_to(place):
         forget_description(build)
     store = finalise(addition.cohort, build, before=before, carried=carried)
-    report = report_of(addition.cohort, store, seconds=time.monotonic() - started)
+    report = report_of(addition.cohort, store, seconds=0.0)
     return replace(report, skipped=skipped, parts=len(build.plan.parts))
 
 

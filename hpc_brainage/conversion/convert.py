@@ -22,7 +22,7 @@ from hpc_brainage.conversion.parts import Progress, write_parts
 from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build, DoneByAnother, begin
 from hpc_brainage.store.finish import finish_store
-from hpc_brainage.store.manifest import PartManifest, PartOfModality
+from hpc_brainage.store.manifest import Joining, PartOfModality
 from hpc_brainage.store.place import Place, place_at
 from hpc_brainage.store.plan import Plan, PlannedSource
 from hpc_brainage.store.reader import Store
@@ -168,7 +168,7 @@ def finalise(
     with writing_to(build.place):
         with suppress(DoneByAnother):
             if not build.finished:
-                finish_store(build, cohort.scans, _manifests(build), before)
+                finish_store(build, cohort.scans, _converted(build), before)
         build.tidy()
         store = Store.open(build.place)
         write_account(store, account_of(cohort, store), carried)
@@ -229,24 +229,30 @@ def _withdrawn_parts(build: Build) -> list[int]:
     return [] if not missing or build.finished else missing
 
 
-def _manifests(build: Build) -> list[PartManifest]:
-    """The manifests of all parts, if every shard is as long as its part says."""
+def _converted(build: Build) -> dict[str, PartOfModality]:
+    """What all parts report together, by modality key, if every shard is as long as its part says."""
+    everyone = {planned.modality.key: Joining() for planned in build.plan.modalities}
+    written = []
     try:
-        manifests = [build.read_part(index) for index in range(len(build.plan.parts))]
+        for index in range(len(build.plan.parts)):
+            reported = build.read_part(index).modalities
+            written.append({key: part.shard_bytes for key, part in reported.items()})
+            for key, joining in everyone.items():
+                joining.add(reported[key])
     except StoreError:
         if build.finished:  # by somebody else, who has tidied up as well
             raise DoneByAnother from None
         raise
-    if wrong := build.parts_whose_shards_differ(manifests):
+    if wrong := build.parts_whose_shards_differ(written):
         for index in wrong:
             build.withdraw_part(index)
         raise StoreError(
-            f"the shards of {len(wrong)} of {len(manifests)} parts are not those that were written",
+            f"the shards of {len(wrong)} of {len(written)} parts are not those that were written",
             where=build.place.label,
             hint="two conversions were begun here at once; run the one that is meant again: those parts "
             "are converted anew",
         )
-    return manifests
+    return {key: joining.whole() for key, joining in everyone.items()}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
@@ -77,9 +78,9 @@ def write_parts(
     work = _Work(cohort, build, workers, counter.one_more)
     with ThreadPoolExecutor(workers + _WRITERS, thread_name_prefix="convert") as pool:
         try:
-            begun = [(index, _begin(work, index, pool)) for index in missing]
-            for index, shards in begun:
-                build.save_part(_manifest(build, index, shards))
+            begun = deque((index, _begin(work, index, pool)) for index in missing)
+            while begun:  # what a part reports is forgotten once it is saved
+                build.save_part(_manifest(build, *begun.popleft()))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -2,12 +2,18 @@
 
 The work folder of an addition holds, beside its plan, a copy of the store's description and small arrays as
 they were `before`. From there the addition can be finished even if it is killed while they are replaced.
+
+Others may add the same scans at the same time. What is read of the store before anything is written must
+all be from before, or all from after they are done: see `reading`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from hpc_brainage.errors import StoreError
-from hpc_brainage.store.building import Build, freeze, why_not_ours
+from hpc_brainage.store.building import Build, DoneByAnother, freeze, why_not_ours
 from hpc_brainage.store.manifest import PartOfModality
 from hpc_brainage.store.marker import MARKER, plan_key, plans_begun, read_marker, work_folder
 from hpc_brainage.store.place import Place
@@ -16,6 +22,10 @@ from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import ATTRIBUTE, small_array_key
 
 _BEFORE = "before"
+
+
+class ChangedMeanwhile(Exception):  # noqa: N818 - no error: whoever meets it reads the store again
+    """The description of the store was replaced while it was read."""
 
 
 def finished_before(place: Place) -> Store:
@@ -43,30 +53,65 @@ def _tidy_what_is_done(place: Place) -> None:
             place.clear(f"{done}/", last=plan_key(done))
 
 
+@contextmanager
+def reading(base: Store) -> Iterator[None]:
+    """What goes wrong inside is nobody's fault if somebody else replaces the description at that moment.
+
+    Raises
+    ------
+    ChangedMeanwhile : that is so.
+    """
+    try:
+        yield
+    except (StoreError, DoneByAnother, FileNotFoundError):
+        if base.is_current:
+            raise
+        raise ChangedMeanwhile from None
+    if not base.is_current:
+        raise ChangedMeanwhile
+
+
 def begin_addition(place: Place, plan: Plan, base: Store) -> Build:
     """Begin, or go on with, a plan that adds scans to a finished store.
 
     Raises
     ------
     StoreError : the addition of other scans was begun here and has not finished.
+    ChangedMeanwhile : the store is not, or not any more, the one that was opened.
     """
     build = Build(place, plan)
     if problem := why_not_ours(build):
         raise problem
     if build.work not in plans_begun(place):
         freeze(build)
+        if problem := why_not_ours(build):  # begun by somebody else at the same moment
+            build.tidy()
+            raise problem
     copy = f"{build.work}/{_BEFORE}"
     if not place.has(f"{copy}/{MARKER}"):
-        for key in (*_small_files(base), MARKER):
-            place.write(f"{copy}/{key}", [place.read(key)], through=build.work)
+        try:
+            with reading(base):
+                files = {key: place.read(key) for key in (*_small_files(base), MARKER)}
+        except ChangedMeanwhile:
+            if not place.has(f"{copy}/{MARKER}"):  # else somebody needs it to finish the same addition
+                build.tidy()
+            raise
+        for key, content in files.items():
+            build.write(f"{copy}/{key}", [content])
         place.settle()
     return build
 
 
 def forget_description(build: Build) -> None:
     """Make the store unfinished, so that nobody reads it while its description is replaced."""
-    if not build.finished:
-        build.place.remove(MARKER)
+    try:
+        before = build.place.read(f"{build.work}/{_BEFORE}/{MARKER}")
+        build.place.withdraw(MARKER, through=build.work, content=before)
+    except (
+        FileNotFoundError
+    ):  # somebody else has done it, or has finished the store, or has taken the place
+        with suppress(DoneByAnother):
+            build.require()
 
 
 def before_of(base: Store) -> dict[str, PartOfModality]:

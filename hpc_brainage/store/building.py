@@ -11,6 +11,7 @@ those who are at work there: their next write finds its work folder gone (see `p
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,8 +89,10 @@ class Build:
         DoneByAnother, StoreError : as `require`.
         """
         if self.place.has(key):
-            self.require()
-            self.place.remove(key)
+            try:
+                self.place.withdraw(key, through=self.work)
+            except FileNotFoundError:  # the work folder is gone, or somebody else has removed the file
+                self.require()
 
     def has_part(self, index: int) -> bool:
         """Whether a part is done."""
@@ -143,21 +146,24 @@ class Build:
         """Declare a part not done, before its shards change."""
         self.place.remove(self._part_key(index))
 
-    def parts_whose_shards_differ(self, manifests: list[PartManifest]) -> list[int]:
+    def parts_whose_shards_differ(self, written: Sequence[Mapping[str, tuple[int, ...]]]) -> list[int]:
         """Parts of which a shard is not there, or not as long as it was written.
 
         That is what is left where two conversions were begun in one place at the same moment.
+
+        Parameters
+        ----------
+        written : of each part, by modality key, the `shard_bytes` of its manifest.
         """
         sizes = dict(self.place.sizes())
         wrong = set()
-        for manifest in manifests:
+        for index, of_part in enumerate(written):
             for planned in self.plan.modalities:
-                shards = self.plan.shards(manifest.index, planned)
-                written = manifest.modalities[planned.modality.key].shard_bytes
-                for rows, size in zip(shards, written, strict=True):
+                shards = self.plan.shards(index, planned)
+                for rows, size in zip(shards, of_part[planned.modality.key], strict=True):
                     key = shard_key(planned.modality, rows.start // planned.layout.shard_scans)
                     if sizes.get(key, 0) != size:
-                        wrong.add(manifest.index)
+                        wrong.add(index)
         return sorted(wrong)
 
     def tidy(self) -> None:

@@ -23,7 +23,7 @@ from zarr.storage import MemoryStore
 from hpc_brainage.files import sha256_of
 from hpc_brainage.modality import Modality
 from hpc_brainage.store.building import Build
-from hpc_brainage.store.manifest import PartManifest, PartOfModality
+from hpc_brainage.store.manifest import PartOfModality
 from hpc_brainage.store.marker import COMPLETE, MARKER, record_hash
 from hpc_brainage.store.people import Column, columns_of, json_cells
 from hpc_brainage.store.plan import PlannedModality
@@ -38,7 +38,7 @@ from hpc_brainage.store.schema import (
     dimensions,
     fill_value,
 )
-from hpc_brainage.store.shards import BLOCK_BYTES, LEVELS
+from hpc_brainage.store.shards import BLOCK_BYTES, LEVELS, SHUFFLED
 
 # One folder per array, not one per shard and axis: clusters count files and folders.
 _SMALL_LEVEL = 1
@@ -49,13 +49,14 @@ _SEPARATOR: ChunkKeyEncodingParams = {"name": "default", "separator": "."}
 def finish_store(
     build: Build,
     scans: pd.DataFrame,
-    manifests: Sequence[PartManifest],
+    converted: Mapping[str, PartOfModality],
     before: Mapping[str, PartOfModality] | None = None,
 ) -> None:
     """Write the small arrays, the metadata and the marker of a store whose parts are all done.
 
     Parameters
     ----------
+    converted : by modality key, what all parts report together.
     before : by modality key, what the store that is extended knows of its own scans. The first part may
         begin with some of those again; they are not counted twice.
     """
@@ -69,7 +70,7 @@ def finish_store(
     checksums, refused, described = {}, {}, {}
     for planned in plan.modalities:
         key = planned.modality.key
-        everyone = PartOfModality.joined([manifest.modalities[key] for manifest in manifests])
+        everyone = converted[key]
         if before is not None:
             seen_again = len(everyone.checksums) - (plan.n_scans - plan.first_new)
             everyone = PartOfModality.joined([before[key], everyone.without_first(seen_again)])
@@ -157,7 +158,7 @@ def _modality_arrays(
             typesize=encoding.stored.dtype.itemsize,
             cname=encoding.compression,
             clevel=LEVELS[encoding.compression],
-            shuffle="shuffle",
+            shuffle="shuffle" if SHUFFLED[encoding.compression] else "noshuffle",
             blocksize=BLOCK_BYTES[encoding.compression],
         ),
         Crc32cCodec(),

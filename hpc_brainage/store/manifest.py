@@ -6,10 +6,8 @@ the part is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import chain
 from typing import Any
 
 from hpc_brainage.store.statistics import Statistics
@@ -35,15 +33,12 @@ class PartOfModality:
     shard_bytes: tuple[int, ...]
 
     @classmethod
-    def joined(cls, shards: Sequence[PartOfModality]) -> PartOfModality:
-        """What the shards of a part report, in their order."""
-        return cls(
-            tuple(chain.from_iterable(shard.checksums for shard in shards)),
-            tuple(chain.from_iterable(shard.refused for shard in shards)),
-            tuple(chain.from_iterable(shard.scales for shard in shards)),
-            reduce(Statistics.merge, (shard.statistics for shard in shards)),
-            tuple(chain.from_iterable(shard.shard_bytes for shard in shards)),
-        )
+    def joined(cls, parts: Iterable[PartOfModality]) -> PartOfModality:
+        """What the shards of a part, or the parts of a store, report in their order; at least one."""
+        everyone = Joining()
+        for part in parts:
+            everyone.add(part)
+        return everyone.whole()
 
     def without_first(self, rows: int) -> PartOfModality:
         """Without the scans that begin it, of which the statistics must know nothing."""
@@ -52,6 +47,37 @@ class PartOfModality:
             checksums=self.checksums[rows:],
             refused=self.refused[rows:],
             scales=self.scales[rows:],
+        )
+
+
+class Joining:
+    """Reports that are joined as they come, so that the statistics of one at a time are in memory."""
+
+    def __init__(self) -> None:
+        self._checksums: list[str] = []
+        self._refused: list[str] = []
+        self._scales: list[tuple[float, float]] = []
+        self._shard_bytes: list[int] = []
+        self._statistics: Statistics | None = None
+
+    def add(self, part: PartOfModality) -> None:
+        """Put the next report behind those that were added."""
+        self._checksums += part.checksums
+        self._refused += part.refused
+        self._scales += part.scales
+        self._shard_bytes += part.shard_bytes
+        known = self._statistics
+        self._statistics = part.statistics if known is None else known.merge(part.statistics)
+
+    def whole(self) -> PartOfModality:
+        """All that were added, as one."""
+        assert self._statistics is not None, "at least one report"
+        return PartOfModality(
+            tuple(self._checksums),
+            tuple(self._refused),
+            tuple(self._scales),
+            self._statistics,
+            tuple(self._shard_bytes),
         )
 
 

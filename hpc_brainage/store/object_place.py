@@ -93,8 +93,8 @@ class ObjectPlace(Place):
         return len(content)
 
     def write(self, key: str, pieces: Sequence[bytes], *, through: str, begin: bool = False) -> None:
-        if not begin and self._kind_of(self._path(through)) is None:
-            raise FileNotFoundError(errno.ENOENT, "the work folder is not there", self.file(through))
+        if not begin:
+            self._require(through)
         self._said(lambda: self._client.pipe_file(self._path(key), b"".join(pieces)))
 
     def settle(self) -> None:
@@ -103,6 +103,11 @@ class ObjectPlace(Place):
     def remove(self, key: str) -> None:
         with suppress(FileNotFoundError):
             self._said(lambda: self._client.rm_file(self._path(key)))
+
+    def withdraw(self, key: str, *, through: str, content: bytes | None = None) -> None:
+        self._require(through)
+        if content is None or self.read(key) == content:
+            self.remove(key)
 
     def clear(self, prefix: str = "", last: str = "") -> None:
         keys = set(self.files(prefix))
@@ -127,6 +132,10 @@ class ObjectPlace(Place):
         except FileNotFoundError:
             return None
         return content.decode("utf-8")
+
+    def _require(self, work: str) -> None:
+        if self._kind_of(self._path(work)) is None:
+            raise FileNotFoundError(errno.ENOENT, "the work folder is not there", self.file(work))
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -100,6 +101,19 @@ class Place(ABC):
     @abstractmethod
     def remove(self, key: str) -> None:
         """Remove a file, if it is there."""
+
+    @abstractmethod
+    def withdraw(self, key: str, *, through: str, content: bytes | None = None) -> None:
+        """Remove a file of a place that somebody else may have taken meanwhile.
+
+        Parameters
+        ----------
+        content : what it holds, as far as is known; a file that holds anything else stays.
+
+        Raises
+        ------
+        FileNotFoundError : the file, or the work folder `through`, is not there.
+        """
 
     @abstractmethod
     def clear(self, prefix: str = "", last: str = "") -> None:
@@ -256,6 +270,16 @@ class LocalPlace(Place):
         if target.exists() or target.is_symlink():
             target.unlink(missing_ok=True)
             sync_directory(target.parent)
+
+    def withdraw(self, key: str, *, through: str, content: bytes | None = None) -> None:
+        target, taken = self.path / key, self.path / through / f"{secrets.token_hex(8)}{_TEMPORARY}"
+        if content is not None and target.read_bytes() != content:
+            return
+        os.replace(target, taken)
+        if content is not None and taken.read_bytes() != content:  # replaced at that very moment
+            os.replace(taken, target)
+        taken.unlink(missing_ok=True)
+        sync_directory(target.parent)
 
     def clear(self, prefix: str = "", last: str = "") -> None:
         if not prefix:

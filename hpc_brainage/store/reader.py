@@ -24,7 +24,7 @@ from zarr.storage import MemoryStore
 from hpc_brainage.errors import StoreError, UsageError, nearest
 from hpc_brainage.modality import Modality, ScaledIntegers
 from hpc_brainage.scans import scan_names
-from hpc_brainage.store.marker import MARKER, damaged_marker, read_marker
+from hpc_brainage.store.marker import MARKER, damaged_marker, read_marker, read_record
 from hpc_brainage.store.people import Column, table_of
 from hpc_brainage.store.place import Place, place_at
 from hpc_brainage.store.schema import (
@@ -69,6 +69,14 @@ class Store:
     def path(self) -> Path | str:
         """Where the store is, as messages call it; `Store.open` takes it."""
         return self.place.label
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its description is still the one that it was opened with."""
+        try:
+            return bool(read_record(self._small_arrays, MARKER) == self.metadata)
+        except StoreError:
+            return False
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -226,6 +226,12 @@ def test_the_age_at_the_visit_comes_before_that_of_the_participant(prepared: Pat
     notes = " ".join(cohort.account.notes)
     assert "the age of 2 scans is that at the visit" in notes
     assert "1 people have several sessions, for which there is only one age" in notes
+    table(root / "sub-01" / "sub-01_sessions.tsv", session_id=["ses-a", "ses-b"], age=[21.2, "n/a"])
+    cohort = open_cohort(prepared, reading=Reading(entities=T1W))
+    known = cohort.scans.loc[cohort.scans["participant_id"] == "01", "age"]
+    assert known.iloc[0] == 21.2
+    assert np.isnan(known.iloc[1])  # although participants.tsv states one
+    assert any("the age of 1 scans is unknown" in note for note in cohort.account.notes)
     (root / "sessions.json").write_text(json.dumps({"age": {"Units": "months"}}))
     months = table(root / "sub-01" / "sub-01_sessions.tsv", session_id=["ses-a", "ses-b"], age=[252, "89+"])
     cohort = open_cohort(prepared, reading=Reading(entities=T1W))

@@ -134,6 +134,16 @@ def test_zero_means_missing_whoever_else_is_in_the_table() -> None:
     np.testing.assert_array_equal(loaded(alone), [[np.nan, 2]])
 
 
+def test_sizes_below_zero_are_kept_with_a_word() -> None:
+    found = cohort(lh_cuneus_area=[1.0, -999.0, 3.0, 4.0], lh_cuneus_meancurv=[-0.1, 0.1, 0.2, -0.2])
+    assert loaded(found)[1, 0] == -999.0
+    note = noted(found, "below 0")
+    assert "1 thicknesses, areas or volumes below 0 in 1 scans" in note
+    assert "-999" in note
+    assert "lh_cuneus_area" in note
+    assert "meancurv" not in note
+
+
 def test_columns_that_say_nothing_are_reported_and_kept() -> None:
     found = cohort(
         lh_x_thickness=[2.0, 2.1, 2.2, 2.3],

@@ -152,6 +152,16 @@ def test_an_image_with_a_value_that_is_no_number_is_refused(tmp_path: Path, bad:
     assert read_npy(path, SHAPE).shape == SHAPE  # features may miss a value: there it is not refused
 
 
+@pytest.mark.parametrize("damage", [b"(2# 4", b"(2\x7f 4", b"(2, 4\n"])
+def test_a_header_whose_bracket_is_never_closed_is_refused(tmp_path: Path, damage: bytes) -> None:
+    path = saved(tmp_path / "scan.npy", image())
+    content = path.read_bytes()
+    place = content.index(b"(")
+    path.write_bytes(content[:place] + damage + content[place + len(damage) :])
+    with pytest.raises(ScanRefused, match=r"not a readable \.npy file"):
+        read_npy(path)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_an_empty_image_is_refused(tmp_path: Path, value: float) -> None:
     path = saved(tmp_path / "scan.npy", np.full(SHAPE, value))

@@ -98,6 +98,29 @@ def test_ages_in_months_of_children_stop_the_reading_although_few_exceed_a_life(
     assert len(centenarians.scans) == 120
 
 
+@pytest.mark.parametrize("name", ["age_months", "AgeInMonths", "age_at_scan_mo", "age (days)", "age.weeks"])
+def test_ages_whose_column_is_named_after_another_unit_are_not_taken_for_years(name: str) -> None:
+    babies = {"participant_id": ["a", "b", "c"], name: [3.0, 12.0, 36.0]}
+    with pytest.raises(CohortError, match="unit of the ages is not clear") as error:
+        people(ColumnMap(age=name), **babies)
+    assert name in str(error.value)
+    said = people(ColumnMap(age=name, age_unit="months"), **babies)
+    np.testing.assert_allclose(said.scans["age"], [0.25, 1, 3])
+
+
+def test_the_scan_age_of_newborns_is_not_recognised_as_years() -> None:
+    assert people(participant_id=["a", "b"], scan_age=[41.3, 39.0]).scans["age"].isna().all()
+    named = people(ColumnMap(age="scan_age"), participant_id=["a", "b"], scan_age=[41.3, 39.0])
+    assert named.scans["age"].tolist() == [41.3, 39.0]
+
+
+@pytest.mark.parametrize("codes", [{"1": "M", "2": "F"}, {"1.0": "M", "2.0": "F"}])
+def test_codes_of_sex_are_understood_with_and_without_decimals(codes: dict[str, str]) -> None:
+    for column in (["1.0", "2.0", "unknown"], [1.0, 2.0, np.nan], ["1", "2", "U"]):
+        found = people(ColumnMap(sex_codes=codes), participant_id=["a", "b", "c"], sex=column)
+        assert found.scans["sex"].tolist() == ["M", "F", "U"]
+
+
 def test_one_slip_in_a_large_table_costs_one_scan_and_codes_for_missing_are_named() -> None:
     ids = [f"s{i}" for i in range(100)]
     found = people(participant_id=ids, age=[*[30.0] * 99, 300.0])

@@ -263,6 +263,17 @@ def test_a_column_of_row_numbers_is_refused_with_a_hint(tmp_path: Path) -> None:
     assert "index=False" in str(refused.value)
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_column_that_counts_the_volumes_is_no_roi(tmp_path: Path, start: int) -> None:
+    for person in ("a", "b"):
+        table = pd.DataFrame(series(1), columns=list("ABCD"))
+        table.insert(0, "volume", range(start, start + len(table)))
+        table.to_csv(tmp_path / f"sub-{person}_timeseries.tsv", sep="\t", index=False)
+    with pytest.raises(CohortError, match="can be used") as error:
+        read_timeseries(tmp_path)
+    assert "column volume counts the volumes and is no ROI" in str(error.value)
+
+
 def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     with pytest.raises(CohortError, match="none of the 1 files") as error:
