@@ -98,6 +98,14 @@ def _edges(matrix: np.ndarray) -> np.ndarray:
     return edges
 
 
+def load_engine() -> None:
+    """Import what computes partial correlations, and its BLAS with it.
+
+    Whoever sets the number of BLAS threads later, as a conversion does for all of its own, then finds it.
+    """
+    import nilearn.connectome  # noqa: F401
+
+
 def _through_nilearn(kind: str, group: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Matrices of a group, shape (scans, ROIs, ROIs), and their mean in the sense of this kind."""
     from nilearn.connectome import ConnectivityMeasure

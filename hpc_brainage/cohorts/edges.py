@@ -173,6 +173,8 @@ class SeriesOfScans:
                 where=self.where,
                 hint=f"the first was refused because: {next(iter(survey.refused.values()))}",
             )
+        if kind == "partial":
+            connectivity.load_engine()
         labels = tuple(survey.labels[roi] for roi in survey.rois)
         said = [*notes, *survey.notes()]
         if kind == "tangent":

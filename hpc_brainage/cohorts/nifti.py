@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -34,6 +35,8 @@ Affine = np.ndarray | Sequence[Sequence[float]]
 # How far a voxel may lie from where another scan of the same grid has it. Headers round: a rotation
 # kept as a quaternion of three float32 moves the corner of a head by up to 0.05 mm.
 SAME_PLACE_MM = 0.1
+
+_WIDE = ("int32", "uint32", "int64", "uint64", "float64")  # a float32 does not hold all of them
 
 _MOST_PACKED = 1032  # deflate packs at most so many bytes into one
 _BLOCK = 1 << 20
@@ -79,6 +82,9 @@ def load_volume(
     stored, numbers = _read(path, shape, affine)
     plausible = plausible_values(path.name)
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite: refused
+        if numbers.dtype.name in _WIDE and (stored.slope, stored.offset) != (1.0, 0.0):
+            numbers = numbers * stored.slope + stored.offset  # large ones may cancel: float64
+            stored = replace(stored, slope=1.0, offset=0.0)
         if numbers.dtype.kind in "iu":
             integers = ScaledIntegers(numbers, stored.slope, stored.offset)
             check_image(integers, path, plausible)
@@ -150,9 +156,12 @@ def opened(path: Path) -> Iterator[tuple[BufferedIOBase, int]]:
                 yield raw, size
     except FileNotFoundError:
         raise missing_file(path) from None
+    except MemoryError:
+        raise ScanRefused("the image does not fit into memory", where=path) from None
     except (OSError, EOFError, zlib.error) as problem:
+        reason = getattr(problem, "strerror", None) or problem  # without the path, which a store keeps
         raise ScanRefused(
-            f"the file cannot be read to its end ({problem})", where=path, hint="download this file again"
+            f"the file cannot be read to its end ({reason})", where=path, hint="download this file again"
         ) from None
 
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,7 +88,7 @@ def read_series(path: Path) -> Series:
     if labels is None:
         width = max(3, len(str(values.shape[1])))
         labels = tuple(f"roi{number + 1:0{width}d}" for number in range(values.shape[1]))
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = sorted(label for label, times in Counter(labels).items() if times > 1)
     if repeated:
         raise ScanRefused(f"two ROIs are named {repeated[0]!r}", where=path, expected="one column each")
     if "" in labels:

@@ -178,8 +178,10 @@ def _is_one_source(path: Path) -> bool:
     from hpc_brainage.cohorts.timeseries import is_timeseries
     from hpc_brainage.cohorts.volumes import is_volumes
 
-    readers = (is_bids, is_freesurfer, is_timeseries, is_cat12, is_volumes, is_openbhb_matrix)
-    return any(is_one(path) for is_one in readers) or (path.is_dir() and is_openbhb(path))
+    if is_openbhb_matrix(path) or (path.is_dir() and is_openbhb(path)):
+        return True  # asked first: to tell time series, whole files are read, and a matrix has gigabytes
+    readers = (is_bids, is_freesurfer, is_timeseries, is_cat12, is_volumes)
+    return any(is_one(path) for is_one in readers)
 
 
 def _open_main(source: Path, reading: Reading) -> Cohort:

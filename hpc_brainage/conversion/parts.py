@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
+from threadpoolctl import threadpool_limits
+
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
 from hpc_brainage.errors import ScanRefused
 from hpc_brainage.store.building import Build
@@ -76,7 +78,11 @@ def write_parts(
     workers = workers or default_workers(build.plan)
     build.require()
     work = _Work(cohort, build, workers, counter.one_more)
-    with ThreadPoolExecutor(workers + _WRITERS, thread_name_prefix="convert") as pool:
+    # More threads of BLAS would be in the way of these, and add up in another order.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(workers + _WRITERS, thread_name_prefix="convert") as pool,
+    ):
         try:
             begun = deque((index, _begin(work, index, pool)) for index in missing)
             while begun:  # what a part reports is forgotten once it is saved

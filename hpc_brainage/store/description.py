@@ -11,6 +11,7 @@ from typing import Any
 
 from hpc_brainage.modality import AXES, KINDS, NUMBERS, ROLES
 from hpc_brainage.scans import SCAN_COLUMNS
+from hpc_brainage.store.packed import codec_names
 from hpc_brainage.store.schema import (
     ATTRIBUTE,
     CHECKSUM,
@@ -19,8 +20,10 @@ from hpc_brainage.store.schema import (
     LARGEST_CHUNK_BYTES,
     LONGEST_SHARD,
     MOST_SCANS,
+    STATISTICS,
 )
 
+_MOST_NAMES = LARGEST_CHUNK_BYTES // 4  # of the widest table of features
 _RANK = {"features": 1, "volume": 3, "surface": 2}
 _TEXTS = ("name", "content_sha256", "plan_sha256")
 _ENTRIES = (
@@ -54,6 +57,8 @@ def problem_of(root: dict[str, Any]) -> str | None:
     for name, array in arrays.items():
         if not _is_file_name(name) or not isinstance(array, dict) or not _is_shape(array.get("shape")):
             return f"the array {name!r} has no shape"
+        if codec_names(array) != ["sharding_indexed"] and not _is_small(array):
+            return f"the array {name!r} is neither measurements nor small"
     if not ours["modalities"]:
         return "there is no modality"
     if list(ours["columns"].values())[: len(SCAN_COLUMNS)] != list(SCAN_COLUMNS):
@@ -94,9 +99,35 @@ def _problem_of_modality(
         return f"present is {said['present']!r}"
     if said["array"] != f"{role}_{name}":
         return f"its array is called {said['array']!r}"
-    if arrays.get(said["array"], {}).get("shape") != [n_scans, *shape]:
-        return "its array has another shape"
+    if codec_names(arrays.get(said["array"], {})) != ["sharding_indexed"]:
+        return "its array has no shards"
+    expected = {said["array"]: [n_scans, *shape]}
+    expected |= {f"{said['array']}_{of}": [n_scans] for of in ("present", "checksum", "refused")}
+    if said["numbers"] != "float32":
+        expected |= {f"{said['array']}_{of}": [n_scans] for of in ("slope", "offset")}
+    if kind != "volume":
+        names = "feature" if kind == "features" else "channel"
+        expected |= {f"{said['array']}_{of}": shape[:1] for of in (names, "unit")}
+    along = shape if kind == "features" else []
+    expected |= {f"{said['array']}_{statistic}": along for statistic in STATISTICS}
+    for array, its_shape in expected.items():
+        if arrays.get(array, {}).get("shape") != its_shape:
+            return f"the array {array!r} is missing or has another shape"
     return None
+
+
+def _is_small(array: dict[str, Any]) -> bool:
+    """Whether an array is one chunk, packed as this program does it, and of a size that memory takes."""
+    grid = array.get("chunk_grid")
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    chunk = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
+    shape = array["shape"]
+    return (
+        chunk == shape
+        and len(shape) < 2
+        and math.prod(shape) <= _MOST_NAMES
+        and codec_names(array) in (["bytes", "zstd", "crc32c"], ["vlen-utf8", "zstd", "crc32c"])
+    )
 
 
 def _is_count(value: Any) -> bool:

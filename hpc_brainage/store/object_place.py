@@ -8,6 +8,7 @@ renamed, so that a work folder that was taken away is noticed just before a writ
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,10 +16,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from hpc_brainage.errors import StoreError
+from hpc_brainage.store.marker import MARKER, plan_key, work_folder
 from hpc_brainage.store.place import Place
+from hpc_brainage.store.schema import FORMAT
 
 _Result = TypeVar("_Result")
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_NO_PLAN = "0" * 64
 _REMOVERS = 8  # that wait for answers at once
 
 
@@ -111,10 +115,14 @@ class ObjectPlace(Place):
 
     def clear(self, prefix: str = "", last: str = "") -> None:
         keys = set(self.files(prefix))
-        if "zarr.json" in keys:  # what makes a store of it goes first: nobody shall read half of one
-            self.remove("zarr.json")
+        if keys and not prefix:
+            last = plan_key(work_folder(_NO_PLAN))  # whoever finds the rest knows by it whose it is
+            self._said(
+                lambda: self._client.pipe_file(self._path(last), json.dumps({"format": FORMAT}).encode())
+            )
+            self.remove(MARKER)  # first, since nobody shall read half of a store
         with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as removers:
-            list(removers.map(self.remove, sorted(keys - {"zarr.json", last})))
+            list(removers.map(self.remove, sorted(keys - {MARKER, last})))
         if last:
             self.remove(last)
 

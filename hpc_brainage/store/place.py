@@ -16,10 +16,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -221,20 +222,15 @@ class LocalPlace(Place):
         return (self.path / key).stat().st_size
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        with (self.path / key).open("rb", buffering=0) as file:
-            if start:
-                file.seek(start)
+        with _opened(self.path / key) as descriptor:
             if length is None:
-                return file.readall()
+                length = max(os.fstat(descriptor).st_size - start, 0)
             out = bytearray(length)
-            return bytes(memoryview(out)[: _fill(file.fileno(), start, memoryview(out))])
+            return bytes(memoryview(out)[: _fill(descriptor, start, memoryview(out))])
 
     def read_into(self, key: str, start: int, out: memoryview) -> int:
-        descriptor = os.open(self.path / key, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with _opened(self.path / key) as descriptor:
             return _fill(descriptor, start, out)
-        finally:
-            os.close(descriptor)
 
     def write(self, key: str, pieces: Sequence[bytes], *, through: str, begin: bool = False) -> None:
         work, target = self.path / through, self.path / key
@@ -314,6 +310,18 @@ class LocalPlace(Place):
     def read_beside(self, name: str) -> str | None:
         path = self.beside(name)
         return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor to read from; what is no file, and may never end or never begin, is an `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a file", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _fill(descriptor: int, start: int, out: memoryview) -> int:

@@ -25,6 +25,7 @@ from hpc_brainage.errors import StoreError, UsageError, nearest
 from hpc_brainage.modality import Modality, ScaledIntegers
 from hpc_brainage.scans import scan_names
 from hpc_brainage.store.marker import MARKER, damaged_marker, read_marker, read_record
+from hpc_brainage.store.packed import unpacks_to_its_size
 from hpc_brainage.store.people import Column, table_of
 from hpc_brainage.store.place import Place, place_at
 from hpc_brainage.store.schema import (
@@ -148,12 +149,19 @@ class Store:
         return self.small_array(f"{self._modality(key).array_name}_checksum")
 
     def scales(self, key: str) -> np.ndarray:
-        """Slope and offset of each scan's integers, float64 (scans, 2); 1 and 0 where there are none."""
+        """Slope and offset of each scan's integers, float64 (scans, 2); 1 and 0 where there are none.
+
+        Raises
+        ------
+        StoreError : they are missing or damaged, or nothing can be scaled by them.
+        """
         if key not in self._scales:
             scales = np.tile([1.0, 0.0], (self.n_scans, 1))
             if self.encoding(key).is_scaled:
                 name = self._modality(key).array_name
                 scales = np.stack([self.small_array(f"{name}_{of}") for of in ("slope", "offset")], axis=1)
+                if not (np.isfinite(scales).all() and scales[:, 0].all()):
+                    raise StoreError(f"{key} is damaged: a slope is 0, or no number", where=self.path)
             self._scales[key] = scales
         return self._scales[key]
 
@@ -362,6 +370,8 @@ class Store:
             raise StoreError(
                 f"a file of the store cannot be read ({problem.strerror or problem})", where=chunk
             ) from None
+        if not unpacks_to_its_size(content[key], described):
+            raise StoreError("a file of the store is damaged (it is of another size)", where=chunk)
         try:
             held = MemoryStore({at: cpu.Buffer.from_bytes(of) for at, of in content.items()})
             values = np.asarray(zarr.open_array(held, path=name, mode="r", zarr_format=3)[...])

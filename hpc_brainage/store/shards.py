@@ -115,7 +115,7 @@ class ShardFile:
             stored = self._place.read(self._key, offset, length)
         except (OSError, OverflowError, MemoryError):
             stored = b""
-        if len(stored) != length or not _checksum_holds(stored):
+        if len(stored) != length or not _checksum_holds(stored) or not _unpacks_to(room.size, stored):
             raise StoreError(f"chunk {chunk} of a shard is damaged", where=self.file)
         try:
             _CODECS[self._encoding.compression].decode(memoryview(stored)[:-_CHECKSUM_BYTES], room)
@@ -133,6 +133,15 @@ class ShardFile:
 
 def _with_checksum(content: bytes) -> bytes:
     return content + google_crc32c.value(content).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _unpacks_to(size: int, stored: bytes) -> bool:
+    """Whether a Blosc chunk says that it holds `size` bytes, and is as long as it says.
+
+    Blosc leaves part of the room as it is for a smaller one, and reads beyond the end of a shorter one.
+    """
+    unpacked, packed = (int.from_bytes(stored[at : at + 4], "little") for at in (4, 12))
+    return (unpacked, packed) == (size, len(stored) - _CHECKSUM_BYTES)
 
 
 def _checksum_holds(stored: bytes) -> bool:

@@ -75,22 +75,32 @@ def verify(path: Place | Path | str, progress: Progress | None = None) -> list[D
 
     Raises
     ------
-    StoreError : the path cannot be opened as a store at all.
+    StoreError : the path cannot be opened as a store at all, or holds another one by now.
     """
     store = Store.open(path)
+    damage = _damage_of_all(store, progress or (lambda done, total: None))
+    if damage and not store.is_current:
+        raise StoreError(
+            "the store was changed while it was verified",
+            where=store.path,
+            hint="verify it again once nobody adds scans to it or converts it anew",
+        )
+    return damage
+
+
+def _damage_of_all(store: Store, progress: Progress) -> list[Damage]:
     damage = list(_metadata(store))
     try:
         modalities, names = store.modalities, scan_names(store.scans)
     except StoreError as problem:  # the names of features or scans are gone: nothing else has a meaning
         return damage or [_damage_of("names", problem)]
     damage += _identities(store, names)
-    report = progress or (lambda done, total: None)
     total = store.n_scans * len(modalities)
     for number, modality in enumerate(modalities.values()):
         before = number * store.n_scans
 
         def read(rows: int, before: int = before) -> None:
-            report(before + rows, total)
+            progress(before + rows, total)
 
         damage += _as_far_as_possible(modality.key, _modality(store, modality, names, read))
     damage += _as_far_as_possible("metadata", _as_the_schema_has_them(store))

@@ -103,6 +103,41 @@ def test_scaled_integers_are_what_nibabel_reads(
         assert loaded.flags.f_contiguous
 
 
+def test_a_refusal_for_an_unreadable_image_does_not_hold_its_path(tmp_path: Path) -> None:
+    (tmp_path / "private.nii").mkdir()
+    with pytest.raises(ScanRefused) as refusal:
+        load_volume(tmp_path / "private.nii")
+    assert refusal.value.what == "the file cannot be read to its end (Is a directory)"
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_an_image_that_does_not_fit_into_memory_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*asked: object) -> None:
+        raise MemoryError
+
+    path = write_image(tmp_path / name)
+    monkeypatch.setattr("hpc_brainage.cohorts.nifti.gunzip", full)
+    monkeypatch.setattr("hpc_brainage.cohorts.nifti._streamed", full)
+    with pytest.raises(ScanRefused, match="does not fit into memory"):
+        load_volume(path)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "float64"])
+def test_large_numbers_that_cancel_against_the_offset_keep_their_differences(
+    tmp_path: Path, dtype: str
+) -> None:
+    far = 2.0**30
+    path = write_image(tmp_path / "scan.nii", (voxels() + far).astype(dtype))
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([1.0, -far], dtype="<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(content)
+    loaded = load_volume(path)
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, voxels())
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_integers_of_another_type_than_the_others_are_refused(tmp_path: Path, name: str) -> None:
     path = write_image(tmp_path / name)

@@ -109,6 +109,15 @@ def test_a_folder_its_data_and_a_single_matrix_are_recognised(kit: Path) -> None
     assert len(open_cohort(kit / "data" / "train.npy")) == 2
 
 
+def test_no_matrix_is_read_to_tell_what_a_folder_is(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> None:
+        raise AssertionError(f"{path.name} was read as time series")
+
+    monkeypatch.setattr("hpc_brainage.cohorts.timeseries.read_series", read)
+    for folder in (kit, kit / "data"):
+        assert open_cohort(folder).recipe["layout"] == "matrix"
+
+
 def test_files_of_single_scans_come_first(kit: Path, tmp_path: Path) -> None:
     tree = trees.huggingface(tmp_path / "openbhb")
     for name in ("train.npy", "train.tsv"):

@@ -132,6 +132,14 @@ def test_a_cohort_of_which_every_scan_is_refused_is_an_error(tmp_path: Path) -> 
     assert "two ages" in str(error.value)
 
 
+def test_a_folder_of_tables_of_which_none_is_called_participants_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("id,age\na,20\n")
+    (tmp_path / "thickness.csv").write_text("id,lh_insula_thickness\na,2.5\n")
+    with pytest.raises(CohortError, match="not recognised") as error:
+        open_cohort(tmp_path)
+    assert "people.csv, thickness.csv" in str(error.value)
+
+
 def test_ages_in_months_by_the_sidecar_are_converted_with_a_note(study: Path) -> None:
     (study / "participants.json").write_text('{"age": {"Units": "months"}}')
     cohort = open_cohort(study / "participants.tsv", add=[parse_added(f"smri={study}/smri_lh.tsv")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,10 +27,13 @@ from conversion.synthetic import (
 from planted import planted_cohort
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.conversion import append as append_module
 from hpc_brainage.conversion.append import append
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.errors import StoreError
 from hpc_brainage.modality import Modality, ScaledIntegers, Stored
+from hpc_brainage.store import addition
+from hpc_brainage.store.building import Build
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import STATISTICS
 from hpc_brainage.store.verify import verify
@@ -398,3 +402,119 @@ def test_a_model_remembers_which_scans_of_a_grown_store_it_saw(tmp_path: Path) -
     assert not table["flags"].str.contains("id_in_training").any()
     assert set(members[is_old]) == {1}, "scored by the member that never saw them"
     assert set(members[~is_old]) == {2}
+
+
+def halting(monkeypatch: pytest.MonkeyPatch, name: str, during: Callable[[], object]) -> None:
+    """Let `during` happen once, just before a step of an addition."""
+    step, left = getattr(append_module, name), [during]
+
+    def at_that_moment(*arguments: object) -> object:
+        if left:
+            left.pop()()
+        return step(*arguments)
+
+    monkeypatch.setattr(append_module, name, at_that_moment)
+
+
+def test_whose_place_is_taken_at_the_last_moment_leaves_the_new_store_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+    other = mixed_cohort(SCANS, seed=5)[0]
+    convert(rows_of(cohort, 0, 13), path)
+    halting(monkeypatch, "forget_description", lambda: convert(other, path, overwrite=True))
+    with pytest.raises(StoreError, match="another conversion has taken this place"):
+        append(cohort, path)
+    assert verify(path) == []
+    assert (
+        Store.open(path).content_sha256
+        == Store.open(convert(other, tmp_path / "o.zarr").store_path).content_sha256
+    )
+
+
+@pytest.mark.parametrize("step", ["before_of", "begin_addition", "forget_description", "lines_to_carry"])
+def test_who_is_overtaken_by_the_same_addition_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+    with small_shards():
+        convert(rows_of(cohort, 0, 13), path)
+        append(cohort, shutil.copytree(path, tmp_path / "alone" / "store.zarr"))
+        halting(monkeypatch, step, lambda: append(cohort, path))
+        append(cohort, path)
+    assert hashes(path) == hashes(tmp_path / "alone" / "store.zarr")
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("step", ["before_of", "begin_addition"])
+def test_who_meets_another_addition_half_way_finishes_it_from_what_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The other one has replaced part of the description, and is killed."""
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+
+    def killed_half_way() -> None:
+        write = Build.write
+
+        def dies(build: Build, key: str, pieces: list[bytes]) -> None:
+            if key == "zarr.json":
+                raise KeyboardInterrupt
+            write(build, key, pieces)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Build, "write", dies)
+            with pytest.raises(KeyboardInterrupt):
+                append(cohort, path)
+
+    with small_shards():
+        convert(rows_of(cohort, 0, 13), path)
+        append(cohort, shutil.copytree(path, tmp_path / "alone" / "store.zarr"))
+        halting(monkeypatch, step, killed_half_way)
+        append(cohort, path)
+    assert hashes(path) == hashes(tmp_path / "alone" / "store.zarr")
+
+
+def test_who_is_overtaken_by_another_addition_adds_to_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+    with small_shards():
+        convert(rows_of(cohort, 0, 9), path)
+        halting(monkeypatch, "begin_addition", lambda: append(rows_of(cohort, 9, 13), path))
+        report = append(rows_of(cohort, 11, SCANS), path)
+    assert report.skipped == 2
+    assert verify(path) == []
+    at_once = Store.open(convert(cohort, tmp_path / "at_once.zarr").store_path)
+    assert Store.open(path).content_sha256 == at_once.content_sha256
+
+
+def test_of_two_additions_begun_at_one_moment_the_later_leaves_the_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+    freeze = addition.freeze
+
+    def too_late(build: Build) -> None:
+        monkeypatch.setattr(addition, "freeze", freeze)
+        with pytest.raises(KeyboardInterrupt):
+            append(interrupted(rows_of(cohort, 13, SCANS)), path)
+        freeze(build)
+
+    with small_shards():
+        convert(rows_of(cohort, 0, 13), path)
+        monkeypatch.setattr(addition, "freeze", too_late)
+        with pytest.raises(StoreError, match="scans are being added to this store"):
+            append(rows_of(cohort, 13, 17), path)
+        append(rows_of(cohort, 13, SCANS), path)
+    assert verify(path) == []
+    assert Store.open(path).n_scans == SCANS
+
+
+def interrupted(cohort: Cohort) -> Cohort:
+    """A cohort of which nothing can be loaded, as if the process were killed."""
+
+    def load(row: int) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    sources = {key: replace(source, load=load) for key, source in cohort.sources.items()}
+    return replace(cohort, sources=sources)

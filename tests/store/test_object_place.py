@@ -27,6 +27,7 @@ from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode, Store
 from hpc_brainage.scans import SCAN_COLUMNS
 from hpc_brainage.store.inspect import describe
 from hpc_brainage.store.marker import FolderState, folder_state
+from hpc_brainage.store.object_place import ObjectPlace
 from hpc_brainage.store.place import place_at
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.verify import verify
@@ -315,3 +316,28 @@ def test_what_must_be_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None
         place_at("S3://bucket/x.zarr")
     with pytest.raises(StoreError, match=r"nosuch:// cannot be reached"):
         place_at("nosuch://bucket/x.zarr")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_who_is_killed_while_a_store_is_removed_can_overwrite_what_is_left(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    url, first, second = f"{bucket}/x.zarr", small_cohort(seed=0), small_cohort(seed=1)
+    with small_shards():
+        convert(first, url) if finished else write_missing_parts(first, init(first, url))
+        remove = ObjectPlace.remove
+
+        def killed(place: ObjectPlace, key: str) -> None:
+            if key.startswith("smri_vbm"):
+                raise KeyboardInterrupt
+            remove(place, key)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ObjectPlace, "remove", killed)
+            with pytest.raises(KeyboardInterrupt):
+                convert(second, url, overwrite=True)
+        with pytest.raises(StoreError, match="--overwrite starts it again"):
+            convert(second, url)
+        convert(second, url, overwrite=True)
+        convert(second, tmp_path / "x.zarr")
+    assert content(url) == content(tmp_path / "x.zarr")

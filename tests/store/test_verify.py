@@ -21,6 +21,7 @@ from conversion.synthetic import (
     volume,
 )
 
+from hpc_brainage.conversion.append import append
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.errors import StoreError
 from hpc_brainage.modality import Stored
@@ -285,3 +286,17 @@ def test_the_summary_counts_what_is_there(made: Path) -> None:
     assert vbm.bytes_raw == vbm.present * 3 * 4 * 5 * 4
     assert 0 < vbm.bytes_stored == sum(file.stat().st_size for file in (made / "smri_vbm").glob("c.*"))
     assert summary.parts == 6
+
+
+def test_a_store_that_is_changed_while_it_is_verified_is_not_called_damaged(tmp_path: Path) -> None:
+    cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
+    with small_shards():
+        convert(cohort.take(np.arange(9)), path)
+
+        def add_scans(done: int, total: int) -> None:
+            if done == total:
+                append(cohort, path)
+
+        with pytest.raises(StoreError, match="changed while it was verified"):
+            verify(path, add_scans)
+    assert verify(path) == []
