@@ -71,9 +71,8 @@ class Way:
         steps = [name for name, said in (("init", init), ("part", part), ("finalise", finalise)) if said]
         if len(steps) > 1:
             raise UsageError("one step at a time", where=" ".join(f"--{step}" for step in steps))
-        if append and (steps or overwrite):
-            other = f"--{steps[0]}" if steps else "--overwrite"
-            raise UsageError("--append adds to a finished store, in one go", where=f"--append {other}")
+        if append and steps:
+            raise UsageError("--append adds to a finished store, in one go", where=f"--append --{steps[0]}")
         if overwrite and steps not in ([], ["init"]):
             raise UsageError(
                 "each share would throw away what the others have done",
@@ -140,7 +139,9 @@ def _all_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
 
     with progress("converting") as show:
         if way.append:
-            report = append(cohort, destination, workers=way.workers, progress=show)
+            report = append(
+                cohort, destination, overwrite=way.overwrite, workers=way.workers, progress=show
+            )
         else:
             report = convert(
                 cohort,

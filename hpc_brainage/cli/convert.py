@@ -131,11 +131,17 @@ def convert(
     compression: Annotated[
         str,
         typer.Option(
-            help="Of images: lz4 (fast), zstd (smaller) or none (for very fast disks).",
+            help="Of the images of a new store: lz4 (fast), zstd (smaller) or none (for very fast disks).",
             rich_help_panel=_IMAGES,
         ),
     ] = "lz4",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a store that is there.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a store that is there; with --append, give up an addition that was interrupted.",
+        ),
+    ] = False,
     append: Annotated[
         bool, typer.Option("--append", help="Add the scans that a finished store does not have yet.")
     ] = False,

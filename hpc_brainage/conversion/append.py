@@ -24,7 +24,7 @@ from hpc_brainage.conversion.convert import (
     ConversionReport,
     finalise,
     report_of,
-    write_missing_parts,
+    write_all_parts,
     writing_to,
 )
 from hpc_brainage.conversion.parts import Progress
@@ -38,6 +38,7 @@ from hpc_brainage.store.addition import (
     begin_addition,
     finished_before,
     forget_description,
+    give_up_addition,
     reading,
 )
 from hpc_brainage.store.people import columns_of, scan_identities
@@ -52,6 +53,7 @@ def append(
     cohort: Cohort,
     destination: Place | Path | str,
     *,
+    overwrite: bool = False,
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ConversionReport:
@@ -64,6 +66,7 @@ def append(
     Parameters
     ----------
     destination : of the store.
+    overwrite : give up the addition of other scans that was begun and has not finished.
     workers, progress : as of `convert`.
 
     Raises
@@ -77,6 +80,9 @@ def append(
     for _ in range(_ATTEMPTS):
         with writing_to(place):
             base = finished_before(place)
+            if overwrite:
+                give_up_addition(place)
+                base = finished_before(place)
         with suppress(ChangedMeanwhile):
             report = _append(cohort, base, workers, progress)
             return replace(report, seconds=time.monotonic() - started)
@@ -105,7 +111,7 @@ def _append(cohort: Cohort, base: Store, workers: int | None, progress: Progress
         addition = _Addition(base, cohort.take(added), skipped)
         carried, before = lines_to_carry(base), before_of(base)
         build = begin_addition(place, addition.plan, base)
-    write_missing_parts(addition.cohort, build, workers=workers, progress=progress)
+    write_all_parts(addition.cohort, build, workers=workers, progress=progress)
     with writing_to(place):
         forget_description(build)
     store = finalise(addition.cohort, build, before=before, carried=carried)

@@ -109,9 +109,7 @@ def convert(
     build = init(cohort, destination, overwrite=overwrite, compression=compression)
     skipped = 0
     if not only_finish:
-        skipped = write_missing_parts(cohort, build, workers=workers, progress=progress)
-        while withdrawn := _withdrawn_parts(build):
-            write_missing_parts(cohort, build, withdrawn, workers=workers)
+        skipped = write_all_parts(cohort, build, workers=workers, progress=progress)
     store = finalise(cohort, build)
     report = report_of(cohort, store, seconds=time.monotonic() - started)
     done = store.n_scans if skipped == len(build.plan.parts) else skipped * build.plan.part_scans
@@ -146,6 +144,18 @@ def write_missing_parts(
             return write_parts(cohort, build, wanted, workers=workers, progress=progress)
         except DoneByAnother:
             return len(wanted)
+
+
+def write_all_parts(cohort: Cohort, build: Build, *, workers: int | None, progress: Progress) -> int:
+    """Convert what is missing until nothing is, and return how many parts were done before.
+
+    A part that was done can be missing again: another process is trying its refused scans once more, or has
+    begun it before it was done here.
+    """
+    done_before = write_missing_parts(cohort, build, workers=workers, progress=progress)
+    while withdrawn := _withdrawn_parts(build):
+        write_missing_parts(cohort, build, withdrawn, workers=workers)
+    return done_before
 
 
 def finalise(
@@ -224,7 +234,7 @@ def report_of(cohort: Cohort, store: Store, *, seconds: float) -> ConversionRepo
 
 
 def _withdrawn_parts(build: Build) -> list[int]:
-    """Parts that were done and are not: another process is trying their refused scans again."""
+    """Parts that were done and are not any more."""
     missing = [index for index in range(len(build.plan.parts)) if not build.has_part(index)]
     return [] if not missing or build.finished else missing
 

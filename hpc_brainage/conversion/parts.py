@@ -74,6 +74,7 @@ def write_parts(
     """
     wanted = range(len(build.plan.parts)) if indices is None else indices
     missing = [index for index in wanted if not build.settled_part(index)]
+    tried_again = [index for index in missing if build.has_part(index)]
     counter = _Counter(build.plan, wanted, missing, progress)
     workers = workers or default_workers(build.plan)
     build.require()
@@ -84,6 +85,8 @@ def write_parts(
         ThreadPoolExecutor(workers + _WRITERS, thread_name_prefix="convert") as pool,
     ):
         try:
+            for index in tried_again:
+                build.withdraw_part(index)
             begun = deque((index, _begin(work, index, pool)) for index in missing)
             while begun:  # what a part reports is forgotten once it is saved
                 build.save_part(_manifest(build, *begun.popleft()))
@@ -99,7 +102,6 @@ Shard = tuple[str, "Future[PartOfModality]"]
 def _begin(work: _Work, index: int, pool: ThreadPoolExecutor) -> list[Shard]:
     """Hand out the shards of a part, each with the modality that it belongs to."""
     plan = work.build.plan
-    work.build.withdraw_part(index)
     return [
         (planned.modality.key, pool.submit(work.shard, planned, rows))
         for planned in plan.modalities

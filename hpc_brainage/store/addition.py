@@ -9,17 +9,25 @@ all be from before, or all from after they are done: see `reading`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hpc_brainage.errors import StoreError
 from hpc_brainage.store.building import Build, DoneByAnother, freeze, why_not_ours
 from hpc_brainage.store.manifest import PartOfModality
-from hpc_brainage.store.marker import MARKER, plan_key, plans_begun, read_marker, work_folder
+from hpc_brainage.store.marker import (
+    MARKER,
+    plan_key,
+    plans_begun,
+    read_marker,
+    read_record,
+    work_folder,
+)
 from hpc_brainage.store.place import Place
 from hpc_brainage.store.plan import Plan
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.schema import ATTRIBUTE, small_array_key
+from hpc_brainage.store.schema import ATTRIBUTE, EXTRA_PREFIX, small_array_key
 
 _BEFORE = "before"
 
@@ -102,14 +110,47 @@ def begin_addition(place: Place, plan: Plan, base: Store) -> Build:
     return build
 
 
+def give_up_addition(place: Place) -> None:
+    """Put a store back to what it was before an addition that has not finished; nothing if there is none.
+
+    Raises
+    ------
+    StoreError : what was begun here is no addition.
+    """
+    for work in plans_begun(place):
+        before = f"{work}/{_BEFORE}"
+        if not place.has(MARKER):
+            if not place.has(f"{before}/{MARKER}"):
+                raise StoreError("no scans are being added here, a store is being made", where=place.label)
+            _put_back(place, work, before)
+        store = Store.open(place)
+        belongs, arrays = store.files(), {modality.array_name for modality in store.modalities.values()}
+        for key in set(place.files()) - belongs:
+            if key.partition("/")[0] in arrays or key.startswith(EXTRA_PREFIX):
+                place.remove(key)
+        place.clear(f"{work}/", last=plan_key(work))
+
+
+def _put_back(place: Place, work: str, before: str) -> None:
+    """The description and the small arrays as they were, the marker last."""
+    root = read_record(place, f"{before}/{MARKER}")
+    for name, metadata in root["consolidated_metadata"]["metadata"].items():
+        content = json.dumps(metadata, indent=2).encode()
+        place.write(f"{name}/{MARKER}", [content], through=work)
+    for key in list(place.files(f"{before}/")):
+        if key != f"{before}/{MARKER}":
+            place.write(key.removeprefix(f"{before}/"), [place.read(key)], through=work)
+    place.settle()
+    place.write(MARKER, [place.read(f"{before}/{MARKER}")], through=work)
+    place.settle()
+
+
 def forget_description(build: Build) -> None:
     """Make the store unfinished, so that nobody reads it while its description is replaced."""
     try:
         before = build.place.read(f"{build.work}/{_BEFORE}/{MARKER}")
         build.place.withdraw(MARKER, through=build.work, content=before)
-    except (
-        FileNotFoundError
-    ):  # somebody else has done it, or has finished the store, or has taken the place
+    except FileNotFoundError:  # done by somebody else, or the store is finished, or the place taken
         with suppress(DoneByAnother):
             build.require()
 

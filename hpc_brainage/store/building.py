@@ -249,16 +249,19 @@ def why_not_ours(build: Build) -> StoreError | None:
         theirs = Plan.from_record(read_record(build.place, plan_key(others[0])))
     except StoreError as problem:
         return problem
+    different = [word.removeprefix("the ") for word in theirs.differences(build.plan)]
     if theirs.extends is not None:
+        same = None if build.plan.extends is None else f"the same {', '.join(different)}"
         return StoreError(
             "scans are being added to this store, or that was interrupted",
             where=build.place.label,
-            hint="run the same `brainage convert --append` command again: it goes on where it stopped",
+            expected=same,
+            hint="run the same `brainage convert --append` command again: it goes on where it stopped; or "
+            "give it up with --append --overwrite: the scans of before stay, and these are added",
         )
-    different = theirs.differences(build.plan)
     return StoreError(
         "another conversion was begun here and has not finished",
         where=build.place.label,
-        expected=f"the same {', '.join(word.removeprefix('the ') for word in different) or 'plan'}",
+        expected=f"the same {', '.join(different) or 'plan'}",
         hint="--overwrite starts again with this input; or choose another destination",
     )

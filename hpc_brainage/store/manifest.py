@@ -19,7 +19,7 @@ class PartOfModality:
 
     Parameters
     ----------
-    checksums : per row, of the float32 bytes of the scan in the order in which they are kept; "" if absent.
+    checksums : per row, of the numbers of the scan as they are kept (see `survey`); "" if absent.
     refused : per row, why what the source had was not taken; "" if it was, or had nothing.
     scales : per row, the slope and offset of integers; (1, 0) where there are none.
     statistics : of the scans that are present.

@@ -223,10 +223,12 @@ class LocalPlace(Place):
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with _opened(self.path / key) as descriptor:
-            if length is None:
-                length = max(os.fstat(descriptor).st_size - start, 0)
-            out = bytearray(length)
-            return bytes(memoryview(out)[: _fill(descriptor, start, memoryview(out))])
+            there = max(os.fstat(descriptor).st_size - start, 0)
+            left = there if length is None else min(length, there)
+            content = os.pread(descriptor, left, start)
+            while more := os.pread(descriptor, left - len(content), start + len(content)):
+                content += more  # one call gives 2 GiB at most
+            return content
 
     def read_into(self, key: str, start: int, out: memoryview) -> int:
         with _opened(self.path / key) as descriptor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ class Store:
         return self._present[key]
 
     def checksums(self, key: str) -> np.ndarray:
-        """Checksum of each scan's float32 bytes as they are kept, text (scans,); "" where absent."""
+        """Checksum of each scan's numbers as they are kept, text (scans,); "" where absent."""
         return self.small_array(f"{self._modality(key).array_name}_checksum")
 
     def scales(self, key: str) -> np.ndarray:
@@ -253,9 +254,9 @@ class Store:
             for place in places:
                 self.read_image(key, int(wanted[place]), out[place])
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="images") as readers:
-            there = [out[place] for place in places]
-            list(readers.map(self.read_image, itertools.repeat(key), wanted[places].tolist(), there))
+        readers = _readers(threads, os.getpid())
+        there = [out[place] for place in places]
+        list(readers.map(self.read_image, itertools.repeat(key), wanted[places].tolist(), there))
 
     def read_image(self, key: str, row: int, out: np.ndarray) -> None:
         """Read one volume or surface into `out`, float32 of its shape, in any memory order.
@@ -397,6 +398,19 @@ class Store:
             )
         return numbers.astype(np.int64)
 
+    def files(self) -> set[str]:
+        """The keys of all files that belong to the store as it is described."""
+        described = self.metadata["consolidated_metadata"]["metadata"]
+        data = {modality.array_name: modality for modality in self.modalities.values()}
+        files = {MARKER} | {f"{name}/{MARKER}" for name in described}
+        for name, metadata in described.items():
+            if name in data:
+                numbers = self.shard_numbers(data[name].key)
+                files |= {shard_key(data[name], number) for number in numbers}
+            else:
+                files.add(small_array_key(name, metadata))
+        return files
+
     def shard_numbers(self, key: str) -> Iterator[int]:
         """Numbers of the shards that hold at least one scan; only these have a file."""
         length = self.layout(key).shard_scans
@@ -420,6 +434,12 @@ class Store:
 
 
 _scratch = threading.local()
+
+
+@lru_cache
+def _readers(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start them takes as long as to read. A forked process needs its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="images")
 
 
 def _scratch_for(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

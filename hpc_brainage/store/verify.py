@@ -17,7 +17,7 @@ from hpc_brainage.store.marker import BUILD, MARKER, plan_key, plans_begun, read
 from hpc_brainage.store.place import Place
 from hpc_brainage.store.plan import Plan
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.schema import STATISTICS, arrays_of, cut, shard_key, small_array_key
+from hpc_brainage.store.schema import STATISTICS, arrays_of, cut, shard_key
 from hpc_brainage.store.shards import FLOAT
 from hpc_brainage.store.statistics import Statistics
 from hpc_brainage.store.survey import checksum, survey
@@ -236,20 +236,15 @@ def _statistics(key: str, found: Statistics, stored: Statistics) -> Iterator[Dam
 
 def _orphans(store: Store) -> Iterator[Damage]:
     described = store.metadata["consolidated_metadata"]["metadata"]
-    belongs = {MARKER} | {f"{name}/{MARKER}" for name in described}
-    data = {modality.array_name: modality for modality in store.modalities.values()}
+    belongs = store.files()
     arrays = {
-        name for modality in data.values() for name in arrays_of(modality, store.encoding(modality.key))
+        name
+        for modality in store.modalities.values()
+        for name in arrays_of(modality, store.encoding(modality.key))
     }
     arrays |= {column.array for column in store.columns}
     for name in sorted(arrays ^ set(described)):
         yield Damage(name, "an array too many, or one too few")
-    for name, metadata in described.items():
-        if name in data:
-            shards = store.shard_numbers(data[name].key)
-            belongs |= {shard_key(data[name], number) for number in shards}
-        else:
-            belongs.add(small_array_key(name, metadata))
     found = set(store.place.files())
     at_work = {name for name in found if name.startswith(f"{BUILD}/")}
     if at_work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -503,8 +504,9 @@ def test_of_two_additions_begun_at_one_moment_the_later_leaves_the_other_alone(
     with small_shards():
         convert(rows_of(cohort, 0, 13), path)
         monkeypatch.setattr(addition, "freeze", too_late)
-        with pytest.raises(StoreError, match="scans are being added to this store"):
+        with pytest.raises(StoreError, match="scans are being added to this store") as refused:
             append(rows_of(cohort, 13, 17), path)
+        assert "the same number of scans" in str(refused.value.expected)
         append(rows_of(cohort, 13, SCANS), path)
     assert verify(path) == []
     assert Store.open(path).n_scans == SCANS
@@ -518,3 +520,43 @@ def interrupted(cohort: Cohort) -> Cohort:
 
     sources = {key: replace(source, load=load) for key, source in cohort.sources.items()}
     return replace(cohort, sources=sources)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3, 6, 12, 20, 30, 40, 50])
+def test_an_addition_that_was_interrupted_can_be_given_up_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    cohort, path = mixed_cohort(SCANS)[0], tmp_path / "store.zarr"
+    scans = cohort.scans.assign(wave=2.0)  # a column that the store does not have
+    with small_shards():
+        convert(rows_of(cohort, 0, 9), path)
+        before = Store.open(path).content_sha256
+        left, write = [writes], Build.write
+
+        def cut_off(build: Build, key: str, pieces: list[bytes]) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write(build, key, pieces)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(Build, "write", cut_off)
+            append(rows_of(replace(cohort, scans=scans), 0, 15), path, workers=1)
+        if Build.write is write and left[0]:
+            pytest.skip("the addition needs fewer files than this")
+        with pytest.raises(StoreError, match=r"being added[\s\S]*--append --overwrite"):
+            append(rows_of(cohort, 0, 12), path)
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(append_module, "begin_addition", interrupt)
+            append(rows_of(cohort, 0, 12), path, overwrite=True)
+        assert verify(path) == []
+        assert Store.open(path).content_sha256 == before
+        append(rows_of(cohort, 0, SCANS), path, overwrite=True)
+        assert verify(path) == []
+        assert_same_content(
+            Store.open(path), Store.open(convert(cohort, tmp_path / "once.zarr").store_path)
+        )
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from conversion.synthetic import (
 )
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
+from hpc_brainage.conversion import convert as steps
 from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
 from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build
 from hpc_brainage.store.reader import Store
+from hpc_brainage.store.statistics import Statistics
 from hpc_brainage.store.verify import verify
 
 
@@ -300,3 +303,29 @@ def only_rows(cohort: Cohort, rows: list[int]) -> Cohort:
 
     sources = {key: guarded(source) for key, source in cohort.sources.items()}
     return Cohort(cohort.name, cohort.scans, sources, cohort.account, cohort.recipe)
+
+
+def test_what_the_parts_report_is_not_all_in_memory_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a wide table, the statistics of all parts together are larger than its shards."""
+    table, alive = features(7), {}
+    cohort = cohort_of(people(80), {table: measurements(table, 80)})
+
+    def counting(of: object, name: str) -> None:
+        step = getattr(of, name)
+
+        def counted(*arguments: object) -> object:
+            alive[name] = sum(isinstance(known, Statistics) for known in gc.get_objects())
+            return step(*arguments)
+
+        monkeypatch.setattr(of, name, counted)
+
+    counting(Build, "save_part")
+    counting(steps, "finish_store")
+    before = sum(isinstance(known, Statistics) for known in gc.get_objects())
+    with small_shards():
+        report = convert(cohort, tmp_path / "store.zarr")
+    assert report.parts == 20
+    assert set(alive) == {"save_part", "finish_store"}
+    assert max(alive.values()) - before < 6

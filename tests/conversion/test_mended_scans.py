@@ -99,3 +99,17 @@ def test_a_damaged_plan_of_the_same_conversion_does_no_harm(tmp_path: Path) -> N
         undisturbed = convert(cohort(), tmp_path / "other.zarr")
     assert report.skipped_parts == 1
     assert hashes(report.store_path) == hashes(undisturbed.store_path)
+
+
+def test_a_part_that_somebody_else_does_meanwhile_stays_done(tmp_path: Path) -> None:
+    with small_shards():
+        build = init(cohort(), tmp_path / "store.zarr")
+
+        def interrupted(row: int) -> np.ndarray:
+            write_missing_parts(cohort(), build)
+            raise KeyboardInterrupt
+
+        source = replace(cohort().sources[TABLE.key], load=interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_missing_parts(replace(cohort(), sources={TABLE.key: source}), build, workers=1)
+        assert all(build.has_part(index) for index in range(len(build.plan.parts)))

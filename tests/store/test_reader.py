@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
 import shutil
 import warnings
@@ -426,3 +428,21 @@ def test_an_image_that_a_scan_lacks_may_be_read_as_a_value(tmp_path: Path) -> No
     store.read_into(key, rows, out, absent=-1.0, threads=2)
     assert (out[~present] == -1).all()
     np.testing.assert_array_equal(out[present], store.read(key, rows[present]))
+
+
+@pytest.mark.timeout(60)
+def test_a_forked_process_reads_with_threads_of_its_own(tmp_path: Path) -> None:
+    cohort, _ = mixed_cohort(seed=0)
+    store = Store.open(convert(cohort, tmp_path / "mixed.zarr").store_path)
+    key, rows = "smri/vbm", np.flatnonzero(store.present("smri/vbm"))
+    store.read_into(key, rows, store.empty(key, len(rows)), threads=2)
+    child = os.fork()
+    if not child:
+        done = 1
+        try:
+            store.read_into(key, rows, store.empty(key, len(rows)), threads=2)
+            done = 0
+        finally:
+            os._exit(done)
+    assert os.waitpid(child, 0)[1] == 0
+    pickle.loads(pickle.dumps(store))
