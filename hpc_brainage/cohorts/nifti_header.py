@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -84,9 +85,26 @@ def read_header(file: BufferedIOBase, room: int, path: Path) -> tuple[VolumeHead
         (trailing ones of length 1 are dropped) and of real numbers; a claim of more than `room` bytes
         or `MOST_VOXELS`; or nothing that says how the volume lies in space.
     """
+    raw = file.read(_NIFTI_2_BYTES)
+    try:
+        header, stored = _understood(raw)
+    except ScanRefused as refusal:
+        raise ScanRefused(refusal.what, where=path, expected=refusal.expected, hint=refusal.hint) from None
+    if stored.end > room:
+        raise ScanRefused(
+            f"the file is truncated: its header claims {stored.end:,} bytes, it holds at most {room:,}",
+            where=path,
+            hint="download this file again",
+        )
+    return header, stored
+
+
+@lru_cache(maxsize=4096)
+def _understood(raw: bytes) -> tuple[VolumeHeader, StoredVolume]:
+    """What the bytes of a header say; those of a cohort are read twice, and are often all the same."""
     import nibabel
 
-    parsed, says_where = _parsed(file.read(_NIFTI_2_BYTES), path)
+    parsed, says_where = _parsed(raw)
     try:
         with np.errstate(all="ignore"):
             found = tuple(int(length) for length in parsed.get_data_shape())
@@ -94,20 +112,18 @@ def read_header(file: BufferedIOBase, room: int, path: Path) -> tuple[VolumeHead
             affine = np.array(parsed.get_best_affine(), dtype=np.float64)
             start, slope, offset, millimetres = _placing(parsed)
     except Exception as problem:
-        raise _senseless(problem, path) from None
-    shape = _three_axes(found, path)
+        raise _senseless(problem) from None
+    shape = _three_axes(found)
     if dtype.kind not in _NUMERIC or dtype.itemsize > 8:
-        raise ScanRefused(f"the image holds {dtype}, not real numbers", where=path)
+        raise ScanRefused(f"the image holds {dtype}, not real numbers")
     if math.prod(shape) > MOST_VOXELS:
         raise ScanRefused(
             f"the header claims {by(shape)} voxels, which no scan has",
-            where=path,
             expected=f"at most {MOST_VOXELS:,} voxels",
         )
     if not says_where:
         raise ScanRefused(
             "the header does not say how the image lies in space, so left and right are unknown",
-            where=path,
             expected="a qform or sform with a code above 0 (NIfTI), or the good-RAS flag (MGH)",
         )
     affine[:3] *= millimetres
@@ -115,14 +131,8 @@ def read_header(file: BufferedIOBase, room: int, path: Path) -> tuple[VolumeHead
     finite = bool(np.isfinite(affine).all())
     turns = nibabel.orientations.io_orientation(affine) if finite else np.full((3, 2), np.nan)
     if np.isnan(turns).any():
-        raise ScanRefused("the affine in the header is no map from voxels to space", where=path)
+        raise ScanRefused("the affine in the header is no map from voxels to space")
     stored = StoredVolume(shape, dtype, start, slope, offset, turns)
-    if stored.end > room:
-        raise ScanRefused(
-            f"the file is truncated: its header claims {stored.end:,} bytes, it holds at most {room:,}",
-            where=path,
-            hint="download this file again",
-        )
     lengths = tuple(shape[stored_axis] for stored_axis in np.argsort(turns[:, 0]).tolist())
     turned = affine @ nibabel.orientations.inv_ornt_aff(turns, shape)
     orientation = "".join(nibabel.orientations.ornt2axcodes(turns))
@@ -135,7 +145,7 @@ def by(shape: Sequence[int]) -> str:
     return " x ".join(str(length) for length in shape)
 
 
-def _parsed(raw: bytes, path: Path) -> tuple[Any, bool]:
+def _parsed(raw: bytes) -> tuple[Any, bool]:
     """nibabel's header of whatever format this is, and whether it says how the image lies in space."""
     from nibabel.freesurfer.mghformat import MGHHeader
     from nibabel.nifti1 import Nifti1Header
@@ -154,7 +164,6 @@ def _parsed(raw: bytes, path: Path) -> tuple[Any, bool]:
         else:
             raise ScanRefused(
                 "the file is no image of a format that is read here",
-                where=path,
                 expected="NIfTI in one file (.nii, .nii.gz) or MGH (.mgh, .mgz)",
             )
         header.check_fix(logger=_SILENT)
@@ -162,7 +171,7 @@ def _parsed(raw: bytes, path: Path) -> tuple[Any, bool]:
     except ScanRefused:
         raise
     except Exception as problem:
-        raise _senseless(problem, path) from None
+        raise _senseless(problem) from None
 
 
 def _placing(header: Any) -> tuple[int, float, float, float]:
@@ -174,21 +183,20 @@ def _placing(header: Any) -> tuple[int, float, float, float]:
     return int(header.get_data_offset()), *scaling, _MILLIMETRES[header.get_xyzt_units()[0]]
 
 
-def _three_axes(found: tuple[int, ...], path: Path) -> tuple[int, int, int]:
+def _three_axes(found: tuple[int, ...]) -> tuple[int, int, int]:
     shape = found
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 3:
         raise ScanRefused(
             f"the image has {len(shape)} axes ({by(found)}): it is a series of volumes",
-            where=path,
             expected="one volume",
         )
     if len(shape) < 3 or min(shape) < 2:
-        raise ScanRefused(f"the image is no volume: its shape is {by(found)}", where=path)
+        raise ScanRefused(f"the image is no volume: its shape is {by(found)}")
     return cast(tuple[int, int, int], shape)
 
 
-def _senseless(problem: Exception, path: Path) -> ScanRefused:
+def _senseless(problem: Exception) -> ScanRefused:
     reason = (str(problem) or type(problem).__name__).splitlines()[0]
-    return ScanRefused(f"the header of the image makes no sense ({reason})", where=path)
+    return ScanRefused(f"the header of the image makes no sense ({reason})")

@@ -30,7 +30,7 @@ __all__ = ["ColumnMap", "People", "read_people"]
 
 SAME_AGE_YEARS = 1e-6
 MOST_SLIPS = 0.01
-OLDEST_USUAL_MEDIAN = 90.0
+OLDEST_USUAL_MEDIAN = 100.0
 _CODES_OF_MISSING = {777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0}
 
 _WHOLE = re.compile(r"^(-?\d+)\.0$")

@@ -43,9 +43,12 @@ def survey(numbers: np.ndarray, slope: float = 1.0, offset: float = 0.0) -> tupl
     wide = _block()
     digest = xxhash.xxh3_128()
     total = squares = 0.0
+    lows, highs = [], []
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
         digest.update(block.view(np.uint8).data)
+        lows.append(block.min())
+        highs.append(block.max())
         differences = wide[: block.size]
         np.copyto(differences, block)
         if not integers:  # of 8 or 16 bits, whose sums of squares are exact as they are
@@ -54,7 +57,7 @@ def survey(numbers: np.ndarray, slope: float = 1.0, offset: float = 0.0) -> tupl
         rows = differences.size // _FEW * _FEW
         for some in (differences[:rows].reshape(-1, _FEW), differences[rows:]):
             squares += float(np.vecdot(some, some).sum())
-    count, ends = flat.size, np.array([flat.min(), flat.max()])
+    count, ends = flat.size, np.array([np.min(lows), np.max(highs)])  # NaN if there is one
     mean = total / count
     m2 = max(squares - count * mean * mean, 0.0)
     if integers:

@@ -91,6 +91,6 @@ def test_real_images_of_different_grids_convert_and_verify(
 ) -> None:
     done = brainage("convert", real_data / "nifti_samples", "samples.zarr")
     assert done.code == 4
-    assert "3 scans converted" in done.text
+    assert "3 scans in the store" in done.text
     assert "refused: 12" in done.text
     assert brainage("verify", "samples.zarr").code == 0
