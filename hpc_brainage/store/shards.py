@@ -45,24 +45,29 @@ _CODECS = {
 
 
 def encode_chunk(chunk: np.ndarray, encoding: Encoding) -> bytes:
-    """The bytes of one chunk, a C-contiguous array of the numbers that `encoding` says."""
+    """The bytes of one chunk, a C-contiguous array of the numbers that `encoding` says; no checksum yet."""
     chunk = np.ascontiguousarray(chunk, dtype=encoding.stored.dtype)
     if encoding.compression == "none":
         return chunk.tobytes()
-    return _with_checksum(_CODECS[encoding.compression].encode(chunk))
+    packed: bytes = _CODECS[encoding.compression].encode(chunk)
+    return packed
 
 
-def shard_pieces(chunks: Sequence[bytes | None]) -> list[bytes]:
-    """What a shard file is made of, in order; `None` is a chunk without any scan in it."""
-    pieces = []
+def shard_pieces(chunks: Sequence[bytes | None], encoding: Encoding) -> list[bytes]:
+    """What a shard file is made of, in order; `None` is a chunk without any scan in it.
+
+    A checksum is a piece of its own: to append it to its chunk would copy all of that once more.
+    """
+    pieces: list[bytes] = []
     index = np.full((len(chunks), 2), _ABSENT, dtype="<u8")
     offset = 0
     for number, chunk in enumerate(chunks):
         if chunk is not None:
-            pieces.append(chunk)
-            index[number] = offset, len(chunk)
-            offset += len(chunk)
-    return [*pieces, _with_checksum(index.tobytes())]
+            content = [chunk] if encoding.compression == "none" else [chunk, _checksum(chunk)]
+            pieces += content
+            index[number] = offset, sum(map(len, content))
+            offset += int(index[number, 1])
+    return [*pieces, index.tobytes(), _checksum(index.tobytes())]
 
 
 class ShardFile:
@@ -131,8 +136,9 @@ class ShardFile:
             return 0
 
 
-def _with_checksum(content: bytes) -> bytes:
-    return content + google_crc32c.value(content).to_bytes(_CHECKSUM_BYTES, "little")
+def _checksum(content: bytes) -> bytes:
+    crc: int = google_crc32c.value(content)
+    return crc.to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _unpacks_to(size: int, stored: bytes) -> bool:

@@ -54,7 +54,8 @@ def encode_shard(
     chunks = _features if modality.kind == "features" else _images
     report = _Report(rows, modality)
     encoded = chunks(planned, rows, plan.first_new, load, loaded, report)
-    pieces = shard_pieces(encoded) if any(chunk is not None for chunk in encoded) else []
+    some = any(chunk is not None for chunk in encoded)
+    pieces = shard_pieces(encoded, planned.encoding) if some else []
     return EncodedShard(
         shard_key(modality, rows.start // layout.shard_scans),
         pieces,

@@ -161,10 +161,10 @@ def test_a_chunk_whose_own_header_lies_is_refused_and_not_unpacked(store: Path, 
     if lie == "smaller":
         chunk = Blosc("lz4", 1).encode(np.zeros(4, np.int16))
     else:
-        whole = bytearray(encode_chunk(np.zeros((5, 4, 3), np.int16), encoding)[:-4])
+        whole = bytearray(encode_chunk(np.zeros((5, 4, 3), np.int16), encoding))
         whole[12:16] = (1 << 20).to_bytes(4, "little")
         chunk = bytes(whole)
-    pieces = shard_pieces([with_crc(chunk)] * layout.chunks_per_shard)
+    pieces = shard_pieces([chunk] * layout.chunks_per_shard, encoding)
     (store / "smri_vbm" / "c.0.0.0.0").write_bytes(b"".join(pieces))
     with pytest.raises(StoreError, match="chunk 0 of a shard is damaged"):
         opened.read("smri/vbm", [0])

@@ -23,8 +23,8 @@ def chunk(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=CHUNK).astype(np.float32)
 
 
-def put(path: Path, chunks: list[bytes | None]) -> Path:
-    path.write_bytes(b"".join(shard_pieces(chunks)))
+def put(path: Path, chunks: list[bytes | None], encoding: Encoding) -> Path:
+    path.write_bytes(b"".join(shard_pieces(chunks, encoding)))
     return path
 
 
@@ -40,7 +40,7 @@ def encoding(request: pytest.FixtureRequest) -> Encoding:
 @pytest.fixture
 def shard(tmp_path: Path, encoding: Encoding) -> Path:
     chunks = [encode_chunk(chunk(0), encoding), None, encode_chunk(chunk(2), encoding), None]
-    return put(tmp_path / "shard", chunks)
+    return put(tmp_path / "shard", chunks, encoding)
 
 
 @pytest.mark.parametrize("encoding", [Encoding(compression=name) for name in COMPRESSIONS])
@@ -89,7 +89,7 @@ def test_an_uncompressed_chunk_of_another_length_is_noticed(tmp_path: Path) -> N
     raw = Encoding(compression="none")
     whole = encode_chunk(chunk(0), raw)
     for wrong in (whole[:-4], whole + bytes(4)):
-        path = put(tmp_path / "shard", [wrong, None, wrong, None])
+        path = put(tmp_path / "shard", [wrong, None, wrong, None], raw)
         with pytest.raises(StoreError, match="chunk 0 of a shard is damaged"):
             read_all(path, raw)
 
@@ -100,7 +100,7 @@ def test_an_index_that_points_beyond_the_file_is_an_error_of_ours(
     tmp_path: Path, where: tuple[int, int], compression: str
 ) -> None:
     encoding = Encoding(compression=compression)
-    path = put(tmp_path / "shard", [encode_chunk(chunk(0), encoding), None, None, None])
+    path = put(tmp_path / "shard", [encode_chunk(chunk(0), encoding), None, None, None], encoding)
     index = np.full((4, 2), 2**64 - 1, "<u8")
     index[0] = where
     index_and_checksum = index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
@@ -135,7 +135,7 @@ def test_zarr_reads_a_shard_of_ours_and_we_read_one_of_zarr(tmp_path: Path, enco
     )
     path = tmp_path / "array" / "c" / "0" / "0"
     path.parent.mkdir(parents=True)
-    put(path, [encode_chunk(chunk(number), encoding) for number in range(4)])
+    put(path, [encode_chunk(chunk(number), encoding) for number in range(4)], encoding)
     np.testing.assert_array_equal(array[...], values)
 
     array[...] = values[::-1]

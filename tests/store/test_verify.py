@@ -48,7 +48,7 @@ def store(made: Path, tmp_path: Path) -> Path:
 def put_shard(path: Path, chunks: list[np.ndarray | None], encoding: Encoding) -> None:
     """Replace a shard by one of other chunks that is as whole as any."""
     encoded = [None if chunk is None else encode_chunk(chunk, encoding) for chunk in chunks]
-    path.write_bytes(b"".join(shard_pieces(encoded)))
+    path.write_bytes(b"".join(shard_pieces(encoded, encoding)))
 
 
 def flip(path: Path, position: int) -> None:
