@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,18 +26,23 @@ _BLOCK = 1 << 20
 def write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write` with an open binary file, then make it appear at `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    descriptor, temporary = new_file(path.parent, f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def new_file(folder: Path, prefix: str = "") -> tuple[int, Path]:
+    """Open an empty file under a name that nobody has; who may read it is up to the umask, as usual."""
+    path = folder / f"{prefix}{secrets.token_hex(4)}.tmp"
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -115,16 +121,3 @@ def sweep(path: Path) -> None:
             found.unlink(missing_ok=True)
         elif kind[1] == "old" and found.is_dir():
             _remove(found)
-
-
-def umask() -> int:
-    """What new files are not allowed; asking the system itself would change it for a moment."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        status = ""
-    if found := re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE):
-        return int(found[1], 8)
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -114,17 +114,6 @@ def test_permissions_follow_the_umask(mask: int, mode: int, tmp_path: Path) -> N
     assert os.umask(mask) == mask
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the umask")
-def test_the_umask_of_the_process_is_not_changed_even_for_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(mask: int) -> int:
-        raise AssertionError(f"the umask of all threads became {mask}")
-
-    monkeypatch.setattr(os, "umask", refuses)
-    write_text(tmp_path / "scores.tsv", "x")
-
-
 def test_missing_folders_are_made(tmp_path: Path) -> None:
     write_text(tmp_path / "runs" / "abide" / "config.toml", "é")
     assert (tmp_path / "runs" / "abide" / "config.toml").read_bytes() == "é".encode()

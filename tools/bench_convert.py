@@ -1,6 +1,6 @@
 """How fast a cohort of images becomes a store, beside the loop that everybody writes.
 
-    tools/bench_convert.py [--images FOLDER] [--scans 40] [--rounds 5] [--folder /tmp]
+    python tools/bench_convert.py [--images FOLDER] [--scans 40] [--rounds 5] [--folder /tmp]
 
 Three pairs, interleaved round by round in one process with one allocator setting; medians are printed:
 
@@ -126,14 +126,18 @@ def write_niftis(folder: Path, images: Path | None, scans: int) -> tuple[str, in
     return name, voxels.nbytes
 
 
+def images_below(images: Path | None) -> list[Path]:
+    real = os.environ.get("BRAINAGE_REAL_DATA")
+    folder = images or (Path(real) / "nifti_samples" if real else None)
+    return sorted(folder.glob("*.nii*")) if folder else []
+
+
 def anatomy(images: Path | None):
     """A real anatomical image in RAS order, with zeros around the head."""
     import nibabel
     import numpy as np
 
-    real = os.environ.get("BRAINAGE_REAL_DATA")
-    folder = images or (Path(real) / "nifti_samples" if real else None)
-    found = sorted(folder.glob("mni*_t1_*.nii.gz")) if folder else []
+    found = [path for path in images_below(images) if "_t1_" in path.name]
     if found:
         image = nibabel.as_closest_canonical(nibabel.load(found[0]))
     else:

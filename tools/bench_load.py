@@ -1,6 +1,6 @@
 """How fast random batches of volumes come out of a store, beside other readers of the same voxels.
 
-    tools/bench_load.py [--images FOLDER] [--scans 40] [--rounds 5] [--folder /tmp]
+    python tools/bench_load.py [--images FOLDER] [--scans 40] [--rounds 5] [--folder /tmp]
 
 Every reader fills the same float32 batch of 8 volumes, drawn at random, again and again, from a warm page
 cache; readers are interleaved round by round in one process with one allocator setting, and medians are

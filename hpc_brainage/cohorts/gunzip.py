@@ -1,4 +1,4 @@
-"""The whole of a gzip file at once, through libdeflate: five times faster than reading it as a stream.
+"""The whole of a gzip file at once, through libdeflate: faster than as a stream (tools/bench_steps.py).
 
 libdeflate must be told beforehand how long the result is. The trailer of a gzip file says so, but of its
 last member only, modulo 4 GiB, and in a damaged file it says anything: so it is believed only if it fits

@@ -237,6 +237,8 @@ def _turn_round(values: np.ndarray) -> None:
 
 
 def _farthest_corner_mm(shape: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> float:
+    if np.array_equal(one, other):
+        return 0.0
     ends = np.stack(np.meshgrid(*[(0, length - 1) for length in shape]), axis=-1).reshape(-1, 3)
     corners = np.column_stack([ends, np.ones(len(ends))])
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())

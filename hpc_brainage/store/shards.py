@@ -6,9 +6,8 @@ appear whole or not at all, be flushed to the device, and be the same bytes when
 
 A chunk is little-endian numbers put through Blosc at level 1 and followed by its CRC32C, or those numbers
 as they are. Zstandard (blocks of 1 MiB) comes after a byte shuffle, which puts the exponents of
-neighbouring values side by side: real feature tables shrink to two thirds of what it makes of them
-otherwise. LZ4 (blocks of 64 KiB) does without: real images become no smaller by a shuffle, and take up to
-three times as long.
+neighbouring values side by side and makes feature tables smaller. LZ4 (blocks of 64 KiB) does without: real
+images become no smaller by a shuffle, and take longer (`tools/bench_steps.py`).
 """
 
 from __future__ import annotations

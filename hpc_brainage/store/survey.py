@@ -15,6 +15,7 @@ import xxhash
 from hpc_brainage.store.statistics import Statistics
 
 BLOCK = 1 << 19  # smaller ones stay in a faster cache, but threads then wait for one another
+RUN = 1 << 12  # so many of one and the same number are summed up as one
 _SAMPLE = 997  # every so many values give a first guess of the mean; sums are of differences from it
 _scratch = threading.local()
 
@@ -46,15 +47,26 @@ def survey(numbers: np.ndarray, slope: float = 1.0, offset: float = 0.0) -> tupl
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
         digest.update(block.view(np.uint8).data)
-        lows.append(block.min())
-        highs.append(block.max())
-        differences = wide[: block.size]
-        np.copyto(differences, block)
-        if not integers:  # of 8 or 16 bits, whose sums of squares are exact as they are
-            differences -= guess
-        total += float(np.einsum("i->", differences))
-        squares += float(np.dot(differences, differences))
-    count, ends = flat.size, np.array([np.min(lows), np.max(highs)])  # NaN if there is one
+        length = block.size // RUN * RUN
+        runs, rest = block[:length].reshape(-1, RUN), block[length:]
+        low, high = runs.min(axis=1), runs.max(axis=1)
+        lows += [low, rest]
+        highs += [high, rest]
+        same = low == high
+        if same.any():  # what is around a head costs no more than a look
+            numbers_once = low[same] - guess
+            total += RUN * float(numbers_once.sum())
+            squares += RUN * float(np.dot(numbers_once, numbers_once))
+            runs = runs[~same]
+        for varied in (runs.reshape(-1), rest):
+            differences = wide[: varied.size]
+            np.copyto(differences, varied)
+            if not integers:  # of 8 or 16 bits, whose sums of squares are exact as they are
+                differences -= guess
+            total += float(np.einsum("i->", differences))
+            squares += float(np.dot(differences, differences))
+    count = flat.size
+    ends = np.array([np.concatenate(lows).min(), np.concatenate(highs).max()])  # NaN if there is one
     mean = total / count
     m2 = max(squares - count * mean * mean, 0.0)
     if integers:
