@@ -2,13 +2,14 @@
 
     python killed_conversion.py FOLDER steps FIRST EVERY
     python killed_conversion.py FOLDER times SEED COUNT
+    python killed_conversion.py FOLDER before PATTERN...
 
-`steps` kills at the n-th time that something is flushed to the disk, for n = FIRST, FIRST + EVERY, ...
-until a run gets to its end: a file may have its temporary name or its own, a part its shards and no
-manifest, the store everything and no marker. `times` kills after a random time. After each kill, the
-same conversion runs to its end in a fresh process. Prints, as JSON and by the moment of the kill, the
-files that it left and the hashes of the store that was finished after it; "undisturbed" is a run
-without a kill.
+`before` kills when a file whose key fits PATTERN is about to be written. `steps` kills at the n-th time
+that something is flushed to the disk, for n = FIRST, FIRST + EVERY, ... until a run gets to its end: a
+file may have its temporary name or its own, a part its shards and no manifest, the store everything and
+no marker. `times` kills after a random time. After each kill, the same conversion runs to its end in a
+fresh process. Prints, as JSON and by the moment of the kill, the files that it left and the hashes of the
+store that was finished after it; "undisturbed" is a run without a kill.
 
 It is a program of its own because it forks: nothing in it may have started a thread before.
 """
@@ -23,12 +24,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
 from conversion.synthetic import cohort_of, features, hashes, measurements, people, small_shards, volume
+from faults.forked import in_a_process
 
 from hpc_brainage.conversion.convert import convert
+from hpc_brainage.store.building import Build
 
 SCANS = 10
 
@@ -38,25 +42,6 @@ def convert_once(destination: Path, pause: float = 0.0) -> None:
     cohort = cohort_of(people(SCANS), arrays, refuse={"smri/vbm": [3]})
     with small_shards():
         convert(cohort, destination, progress=lambda done, total: time.sleep(pause))
-
-
-def in_a_process(work: Callable[[], None], kill_after: float | None = None) -> bool:
-    """Run `work` in a child; whether it came to its end. Any other end than SIGKILL is an error."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as problem:
-            print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, -signal.SIGKILL):
-        raise SystemExit(f"a conversion ended with status {status}")
-    return status == 0
 
 
 def dying_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
@@ -79,14 +64,38 @@ def dying_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
     return die
 
 
+def dying_before(pattern: str, work: Callable[[], None]) -> Callable[[], None]:
+    """`work`, killed when it is about to write a file whose key fits."""
+
+    def die() -> None:
+        write = Build.write
+
+        def watched(build: Build, key: str, pieces: list[bytes]) -> None:
+            if fnmatchcase(key, pattern):
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(build, key, pieces)
+
+        Build.write = watched
+        work()
+
+    return die
+
+
 def finish(destination: Path) -> dict[str, list[str] | dict[str, str]]:
     left = list(hashes(destination))
     assert in_a_process(partial(convert_once, destination))
     return {"left": left, "finished": hashes(destination)}
 
 
-def main(folder: Path, how: str, first: int, second: int) -> dict[str, dict]:
+def main(folder: Path, how: str, *said: str) -> dict[str, dict]:
     stores = {"undisturbed": finish(folder / "undisturbed.zarr")}
+    if how == "before":
+        for number, pattern in enumerate(said):
+            destination = folder / f"before-{number}.zarr"
+            assert not in_a_process(dying_before(pattern, partial(convert_once, destination)))
+            stores[pattern] = finish(destination)
+        return stores
+    first, second = map(int, said)
     if how == "steps":
         step, destination = first, folder / f"{first}.zarr"
         while not in_a_process(dying_at(step, partial(convert_once, destination))):
@@ -104,4 +113,4 @@ def main(folder: Path, how: str, first: int, second: int) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    print(json.dumps(main(Path(sys.argv[1]), *sys.argv[2:])))

@@ -15,18 +15,16 @@ milliseconds. Nothing in it may have started a thread before.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from conversion.synthetic import cohort_of, features, hashes, measurements, people, small_shards, volume
+from faults.forked import in_a_process
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.conversion.append import append
@@ -59,25 +57,6 @@ def append_to_it(store: Path) -> None:
 def make_what_is_added_to(store: Path) -> None:
     with small_shards():
         convert(cohort(0, SCANS_BEFORE), store, workers=2)
-
-
-def in_a_process(work: Callable[[], None], kill_after: float | None = None) -> bool:
-    """Run `work` in a child; whether it came to its end. Any other end than SIGKILL is an error."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as problem:
-            print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, -signal.SIGKILL):
-        raise SystemExit(f"a run ended with status {status}")
-    return status == 0
 
 
 def state(store: Path) -> str:

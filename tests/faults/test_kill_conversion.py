@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -39,14 +40,24 @@ def test_killed_at_any_step_of_its_writing(tmp_path: Path) -> None:
 
     left = [set(store["left"]) for store in stores.values()]
     assert len(left) >= 10
-    shards, manifest = {"smri_table/c.0.0", "smri_vbm/c.0.0.0.0"}, "/part-00000.json"
-    assert any(shards <= files and not any(name.endswith(manifest) for name in files) for files in left), (
-        "between part and manifest"
-    )
     halves = [name for files in left for name in files if name.endswith(".tmp")]
     assert halves, "before a rename"
     assert all(re.fullmatch(r"_build/[0-9a-f]{16}/\w+\.tmp", name) for name in halves)
-    assert any("age/zarr.json" in files and "zarr.json" not in files for files in left), "before the marker"
+
+
+@pytest.mark.timeout(120)
+def test_killed_between_what_is_written_and_what_says_so(tmp_path: Path) -> None:
+    manifest, marker = "_build/*/part-00000.json", "zarr.json"
+    stores = killed(tmp_path, "before", manifest, f"age/{marker}", f"*_refused/{marker}", marker)
+    undisturbed = stores.pop("undisturbed")["finished"]
+    for moment, store in stores.items():
+        assert store["finished"] == undisturbed, moment
+    left = stores[manifest]["left"]
+    assert {"smri_table/c.0.0", "smri_vbm/c.0.0.0.0"} <= set(left)
+    assert not fnmatch.filter(left, manifest)
+    left = stores[marker]["left"]
+    assert {"age/zarr.json", "smri_vbm_refused/zarr.json"} <= set(left)
+    assert marker not in left
 
 
 @pytest.mark.timeout(120)

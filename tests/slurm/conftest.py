@@ -13,7 +13,7 @@ SANDBOX = Path(__file__).parents[2] / "slurm" / "sandbox"
 _NOT_HERE = 3
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """sbatch and its relatives talk to the sandbox; the test is skipped where there can be none."""
     place = {"SLURM_SANDBOX": str(tmp_path_factory.mktemp("slurm"))}
