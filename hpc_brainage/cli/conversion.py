@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hpc_brainage.store.schema import Compression
 
 _REFUSALS_SHOWN = 8
-_COMPRESSIONS = ("lz4", "zstd", "none")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Way:
     def of(
         cls,
         *,
-        compression: str,
+        compression: str | None,
         workers: int | None,
         overwrite: bool,
         append: bool,
@@ -62,11 +61,17 @@ class Way:
         ------
         UsageError : a word is not understood, or two of them contradict each other.
         """
-        if compression not in _COMPRESSIONS:
+        from hpc_brainage.store.schema import COMPRESSIONS
+
+        if compression is not None and compression not in COMPRESSIONS:
             raise UsageError(
                 "unknown compression",
                 where=f"--compression {compression}",
-                hint=nearest(compression, _COMPRESSIONS),
+                hint=nearest(compression, COMPRESSIONS),
+            )
+        if compression is not None and append:
+            raise UsageError(
+                "what is added is packed as the store is", where=f"--append --compression {compression}"
             )
         steps = [name for name, said in (("init", init), ("part", part), ("finalise", finalise)) if said]
         if len(steps) > 1:
@@ -88,7 +93,7 @@ class Way:
             )
         share = (1, 1) if part is None else _share(part)
         return cls(
-            cast("Compression", compression),
+            cast("Compression", compression or "lz4"),
             workers,
             overwrite,
             append,
@@ -159,8 +164,8 @@ def _all_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
 
 def _share_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
     from hpc_brainage.cli.screen import progress, say
-    from hpc_brainage.conversion.convert import init, write_missing_parts
-    from hpc_brainage.conversion.parts import share
+    from hpc_brainage.conversion.convert import init
+    from hpc_brainage.conversion.parts import share, write_parts
 
     build = init(cohort, destination, overwrite=way.overwrite, compression=way.compression)
     parts = len(build.plan.parts)
@@ -171,10 +176,10 @@ def _share_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
     indices = share(parts, *way.share)
     number, of = way.share
     if not indices:
-        say(f"share {number} of {of} is empty: there are only {parts} parts")
+        say(f"share {number} of {of} is empty: there are fewer parts ({parts}) than shares")
         return
     with progress(f"converting {number}/{of}") as show:
-        before = write_missing_parts(cohort, build, indices, workers=way.workers, progress=show)
+        before = write_parts(cohort, build, indices, workers=way.workers, progress=show)
     done = f", {before} of them before" if before else ""
     say(f"share {number} of {of}: parts {indices[0] + 1} to {indices[-1] + 1} of {parts} are done{done}")
 

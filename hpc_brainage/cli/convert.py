@@ -129,12 +129,12 @@ def convert(
         ),
     ] = None,
     compression: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Of the images of a new store: lz4 (fast), zstd (smaller) or none (for very fast disks).",
             rich_help_panel=_IMAGES,
         ),
-    ] = "lz4",
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(

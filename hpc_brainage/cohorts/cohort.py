@@ -31,8 +31,12 @@ class Refusal:
     reason: str
 
     @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.participant_id, self.session_id, self.run
+
+    @property
     def scan(self) -> str:
-        return scan_name(self.participant_id, self.session_id, self.run)
+        return scan_name(*self.identity)
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ class Cohort:
         return [
             place
             for place, refusal in enumerate(self.account.refusals)
-            for scan in [(refusal.participant_id, refusal.session_id, refusal.run)]
+            for scan in [refusal.identity]
             if scan_is_chosen.get(scan, someone.get(refusal.participant_id, True))
         ]
 

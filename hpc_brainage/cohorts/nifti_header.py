@@ -136,6 +136,8 @@ def _understood(raw: bytes) -> tuple[VolumeHeader, StoredVolume]:
     lengths = tuple(shape[stored_axis] for stored_axis in np.argsort(turns[:, 0]).tolist())
     turned = affine @ nibabel.orientations.inv_ornt_aff(turns, shape)
     orientation = "".join(nibabel.orientations.ornt2axcodes(turns))
+    for shared in (turns, turned):  # by all scans with this header
+        shared.flags.writeable = False
     header = VolumeHeader(cast(tuple[int, int, int], lengths), turned, orientation, dtype.name)
     return header, stored
 

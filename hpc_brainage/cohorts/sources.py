@@ -250,15 +250,9 @@ def _open_added(path: Path, added: AddedSource, reading: Reading, main: Cohort) 
 
 def _expand(path: Path, role: str) -> list[Path]:
     """The files that a path means; a folder that is one source, or a glob of one, stays as it is."""
-    from hpc_brainage.cohorts.bids import is_bids
-    from hpc_brainage.cohorts.cat12 import is_cat12
-    from hpc_brainage.cohorts.freesurfer import is_freesurfer
-    from hpc_brainage.cohorts.timeseries import is_timeseries
     from hpc_brainage.cohorts.volumes import is_volumes
 
-    if path.is_file() or is_volumes(path, role):
-        return [path]
-    if any(is_one(path) for is_one in (is_bids, is_freesurfer, is_timeseries, is_cat12)):
+    if path.is_file() or is_volumes(path, role) or _is_one_source(path):
         return [path]
     if path.is_dir():
         return measured_tables(path) or [path]

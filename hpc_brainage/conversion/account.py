@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, Refusal
-from hpc_brainage.store.people import scan_identities
 from hpc_brainage.store.reader import Store
 
 COLUMNS = ("participant_id", "session_id", "run", "source", "status", "reason")
@@ -48,9 +47,8 @@ def summary(account: Account) -> dict[str, Any]:
 
 def account_of(cohort: Cohort, store: Store) -> Account:
     """The cohort's account and, after it, what was refused while its scans were loaded."""
-    names = scan_identities(store.scans)
     refusals = tuple(
-        Refusal(*names[row], source=key, reason=reasons[row])
+        Refusal(*store.identities[row], source=key, reason=reasons[row])
         for key in store.modalities
         for reasons in [store.refused(key)]
         for row in np.flatnonzero(reasons != "")
@@ -86,8 +84,7 @@ def write_account(store: Store, account: Account, carried: Sequence[str] = ()) -
     present = np.stack([store.present(key) for key in store.modalities], axis=1)
     keys = np.array(list(store.modalities), dtype=object)
     scans = (
-        (identity, ", ".join(keys[has]))
-        for identity, has in zip(scan_identities(store.scans), present, strict=True)
+        (identity, ", ".join(keys[has])) for identity, has in zip(store.identities, present, strict=True)
     )
     lines: list[tuple[str, ...]] = [COLUMNS]
     for identity, modalities in scans:
@@ -95,9 +92,7 @@ def write_account(store: Store, account: Account, carried: Sequence[str] = ()) -
         lines.append((*identity, modalities, *status))
     lines += [
         (
-            refusal.participant_id,
-            refusal.session_id,
-            refusal.run,
+            *refusal.identity,
             refusal.source,
             "refused",
             refusal.reason,

@@ -82,7 +82,7 @@ def compare(
     ------
     StoreError : the store itself is damaged.
     """
-    row_of = {scan: row for row, scan in enumerate(scan_identities(store.scans))}
+    row_of = {scan: row for row, scan in enumerate(store.identities)}
     unclaimed = dict(row_of)
     pairs = []
     for cohort in sources:
@@ -103,11 +103,7 @@ def compare(
         newer = [scan not in row_of for scan in scan_identities(some.cohort.scans)]
         found += _damage("scans", _NEWER, scan_names(some.cohort.scans[newer]), _ADD)
     refused = {
-        (
-            refusal.participant_id,
-            refusal.session_id,
-            refusal.run,
-        ): f"{_NOT_THERE}: refused now ({refusal.reason})"
+        refusal.identity: f"{_NOT_THERE}: refused now ({refusal.reason})"
         for cohort in sources
         for refusal in cohort.account.refusals
     }
@@ -173,11 +169,7 @@ class _Pairs:
 
     def _values(self, measurement: _Measurement, compared: Callable[[int], None]) -> Iterator[Damage]:
         """Differences of one modality, those of a kind together."""
-        refused = {
-            (refusal.participant_id, refusal.session_id, refusal.run): refusal.reason
-            for refusal in self.cohort.account.refusals
-        }
-        scans = scan_identities(self.store.scans)
+        refused = {refusal.identity: refusal.reason for refusal in self.cohort.account.refusals}
         by_problem: dict[str, list[int]] = {}
         images = measurement.source.modality.kind != "features"
         threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS) if images else 1
@@ -185,8 +177,9 @@ class _Pairs:
             for some in cut(len(self.rows), _AT_ONCE):
                 pairs = self.rows[some.start : some.stop].tolist()
                 for place, problem in zip(some, pool.map(measurement.difference, pairs), strict=True):
-                    if problem == _NOT_THERE and (reason := refused.get(scans[self.rows[place, 0]])):
-                        problem = f"{_NOT_THERE}: refused now ({reason})"
+                    scan = self.store.identities[self.rows[place, 0]]
+                    if problem == _NOT_THERE and scan in refused:
+                        problem = f"{_NOT_THERE}: refused now ({refused[scan]})"
                     if problem is not None:
                         by_problem.setdefault(problem, []).append(place)
                     compared(1)

@@ -25,7 +25,6 @@ from hpc_brainage.conversion.convert import (
     finalise,
     report_of,
     write_all_parts,
-    writing_to,
 )
 from hpc_brainage.conversion.parts import Progress
 from hpc_brainage.conversion.same_measurement import feature_places
@@ -42,7 +41,7 @@ from hpc_brainage.store.addition import (
     reading,
 )
 from hpc_brainage.store.people import columns_of, scan_identities
-from hpc_brainage.store.place import Place, place_at
+from hpc_brainage.store.place import Place, place_at, writing_to
 from hpc_brainage.store.plan import Plan, PlannedSource
 from hpc_brainage.store.reader import Store
 
@@ -102,7 +101,7 @@ def _append(cohort: Cohort, base: Store, workers: int | None, progress: Progress
     """
     place = base.place
     with writing_to(place), reading(base):
-        known = set(scan_identities(base.scans))
+        known = set(base.identities)
         added = np.flatnonzero([scan not in known for scan in scan_identities(cohort.scans)])
         skipped = len(cohort) - len(added)
         if not len(added):  # a run that was killed at its very end may not have got to the account

@@ -7,10 +7,9 @@ in this process, and what others have left undone.
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,18 +18,14 @@ import numpy as np
 from hpc_brainage.cohorts.cohort import Account, Cohort, Refusal
 from hpc_brainage.conversion.account import account_name, account_of, summary, write_account
 from hpc_brainage.conversion.parts import Progress, write_parts
-from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
+from hpc_brainage.errors import CohortError, StoreError
 from hpc_brainage.store.building import Build, DoneByAnother, begin
 from hpc_brainage.store.finish import finish_store
 from hpc_brainage.store.manifest import Joining, PartOfModality
-from hpc_brainage.store.place import Place, place_at
+from hpc_brainage.store.place import Place, place_at, writing_to
 from hpc_brainage.store.plan import Plan, PlannedSource
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import Compression, encoding_of
-
-_OF_THE_ENVIRONMENT = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTCONN,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,32 +124,15 @@ def init(
         return begin(place, plan_for(cohort, compression), overwrite=overwrite)
 
 
-def write_missing_parts(
-    cohort: Cohort,
-    build: Build,
-    indices: Sequence[int] | None = None,
-    *,
-    workers: int | None = None,
-    progress: Progress = lambda done, total: None,
-) -> int:
-    """`write_parts`, with words for a disk that does not take them; returns how many were done before."""
-    wanted = range(len(build.plan.parts)) if indices is None else indices
-    with writing_to(build.place):
-        try:
-            return write_parts(cohort, build, wanted, workers=workers, progress=progress)
-        except DoneByAnother:
-            return len(wanted)
-
-
 def write_all_parts(cohort: Cohort, build: Build, *, workers: int | None, progress: Progress) -> int:
     """Convert what is missing until nothing is, and return how many parts were done before.
 
     A part that was done can be missing again: another process is trying its refused scans once more, or has
     begun it before it was done here.
     """
-    done_before = write_missing_parts(cohort, build, workers=workers, progress=progress)
+    done_before = write_parts(cohort, build, workers=workers, progress=progress)
     while withdrawn := _withdrawn_parts(build):
-        write_missing_parts(cohort, build, withdrawn, workers=workers)
+        write_parts(cohort, build, withdrawn, workers=workers)
     return done_before
 
 
@@ -263,18 +241,3 @@ def _converted(build: Build) -> dict[str, PartOfModality]:
             "are converted anew",
         )
     return {key: joining.whole() for key, joining in everyone.items()}
-
-
-@contextmanager
-def writing_to(place: Place) -> Iterator[None]:
-    """Say in our words when the disk does not take what is written."""
-    try:
-        yield
-    except OSError as problem:
-        kind = EnvironmentLacks if problem.errno in _OF_THE_ENVIRONMENT else StoreError
-        raise kind(
-            f"the store cannot be written ({problem.strerror or problem})",
-            where=place.label,
-            hint=f"look at {place.depends_on}, then run the same command again: it goes on where it "
-            "stopped",
-        ) from problem

@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
 from hpc_brainage.errors import ScanRefused
-from hpc_brainage.store.building import Build
+from hpc_brainage.store.building import Build, DoneByAnother
 from hpc_brainage.store.manifest import PartManifest, PartOfModality
+from hpc_brainage.store.place import writing_to
 from hpc_brainage.store.plan import Plan, PlannedModality
 from hpc_brainage.store.writer import Loaded, encode_shard, write_shard
 
@@ -68,11 +69,20 @@ def write_parts(
 
     Raises
     ------
-    DoneByAnother : the store has been finished meanwhile.
     StoreError : the place has been taken by another conversion.
-    OSError : the disk does not take what is written.
+    EnvironmentLacks : the disk is full, or must not be written.
     """
     wanted = range(len(build.plan.parts)) if indices is None else indices
+    with writing_to(build.place):
+        try:
+            return _write_parts(cohort, build, wanted, workers, progress)
+        except DoneByAnother:  # the store has been finished meanwhile
+            return len(wanted)
+
+
+def _write_parts(
+    cohort: Cohort, build: Build, wanted: Sequence[int], workers: int | None, progress: Progress
+) -> int:
     missing = [index for index in wanted if not build.settled_part(index)]
     tried_again = [index for index in missing if build.has_part(index)]
     counter = _Counter(build.plan, wanted, missing, progress)

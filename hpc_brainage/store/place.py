@@ -17,18 +17,20 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from hpc_brainage.files import remove_tree, sweep, sync_directory, umask, write_text
+from hpc_brainage.errors import EnvironmentLacks, StoreError
+from hpc_brainage.files import new_file, remove_tree, sweep, sync_directory, write_text
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_TEMPORARY = ".tmp"
 _ATTEMPTS = 20
+_OF_THE_ENVIRONMENT = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTCONN,
+)  # fmt: skip
 
 
 class Place(ABC):
@@ -173,6 +175,21 @@ def is_url(where: object) -> bool:
     return bool(_URL.match(str(where))) and not str(where).lower().startswith("file://")
 
 
+@contextmanager
+def writing_to(place: Place) -> Iterator[None]:
+    """Say in our words when the disk does not take what is written."""
+    try:
+        yield
+    except OSError as problem:
+        kind = EnvironmentLacks if problem.errno in _OF_THE_ENVIRONMENT else StoreError
+        raise kind(
+            f"the store cannot be written ({problem.strerror or problem})",
+            where=place.label,
+            hint=f"look at {place.depends_on}, then run the same command again: it goes on where it "
+            "stopped",
+        ) from problem
+
+
 class LocalPlace(Place):
     """A folder of a file system. A link to a folder is followed, so that the link stays."""
 
@@ -240,18 +257,17 @@ class LocalPlace(Place):
         if begin:
             sweep(self.path)
             work.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(suffix=_TEMPORARY, dir=work)
+        descriptor, temporary = new_file(work)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 for piece in pieces:
                     _write_all(file.fileno(), piece)
                 os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o666 & ~umask())
             for above in reversed(PurePosixPath(key).parents[:-1] if new_folder else ()):
                 (self.path / above).mkdir(exist_ok=True)  # but not the store itself, if it was removed
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         self._unsettled.add(target.parent)
         if new_folder or begin:
@@ -270,7 +286,7 @@ class LocalPlace(Place):
             sync_directory(target.parent)
 
     def withdraw(self, key: str, *, through: str, content: bytes | None = None) -> None:
-        target, taken = self.path / key, self.path / through / f"{secrets.token_hex(8)}{_TEMPORARY}"
+        target, taken = self.path / key, self.path / through / f"{secrets.token_hex(4)}.tmp"
         if content is not None and target.read_bytes() != content:
             return
         os.replace(target, taken)

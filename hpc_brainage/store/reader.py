@@ -24,7 +24,7 @@ from zarr.storage import MemoryStore
 
 from hpc_brainage.errors import StoreError, UsageError, nearest
 from hpc_brainage.modality import Modality, ScaledIntegers
-from hpc_brainage.scans import scan_names
+from hpc_brainage.scans import IDENTITY, scan_names
 from hpc_brainage.store.marker import MARKER, damaged_marker, read_marker, read_record
 from hpc_brainage.store.packed import unpacks_to_its_size
 from hpc_brainage.store.people import Column, table_of
@@ -136,6 +136,12 @@ class Store:
     def scans(self) -> pd.DataFrame:
         """One row per scan: `SCAN_COLUMNS`, then the cohort's further columns."""
         return table_of(self.columns)
+
+    @cached_property
+    def identities(self) -> list[tuple[str, str, str]]:
+        """Participant, session and run of each scan."""
+        participants, sessions, runs = (self.small_array(name).tolist() for name in IDENTITY)
+        return list(zip(participants, sessions, runs, strict=True))
 
     def present(self, key: str) -> np.ndarray:
         """Which scans have the modality: bool (scans,), not to be written to."""
@@ -286,15 +292,25 @@ class Store:
         ------
         StoreError : it is missing or damaged.
         """
-        encoding, shape = self.encoding(key), self._modality(key).shape
-        turned = encoding.stored.axes == "zyx"
-        numbers = np.empty(shape[::-1] if turned else shape, encoding.stored.dtype)
-        self.read_chunk(key, row, numbers)
-        image = numbers.transpose(2, 1, 0) if turned else numbers
+        encoding, numbers = self.encoding(key), self.numbers(key, row)
+        image = numbers.transpose(2, 1, 0) if encoding.stored.axes == "zyx" else numbers
         if not encoding.is_scaled:
             return image
         slope, offset = self.scales(key)[row].tolist()
         return ScaledIntegers(image, slope, offset)
+
+    def numbers(self, key: str, row: int) -> np.ndarray:
+        """The numbers of one image as they lie on the disk, C-contiguous, its axes in that order.
+
+        Raises
+        ------
+        StoreError : it is missing or damaged.
+        """
+        encoding, shape = self.encoding(key), self._modality(key).shape
+        turned = encoding.stored.axes == "zyx"
+        numbers = np.empty(shape[::-1] if turned else shape, encoding.stored.dtype)
+        self.read_chunk(key, row, numbers)
+        return numbers
 
     def _read_features(self, key: str, wanted: np.ndarray, present: np.ndarray, out: np.ndarray) -> None:
         length = self.layout(key).chunk_scans

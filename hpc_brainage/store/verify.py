@@ -204,12 +204,8 @@ def _features(store: Store, modality: Modality, number: int, rows: range, expect
 
 
 def _images(store: Store, modality: Modality, number: int, rows: range, expected: np.ndarray) -> Found:
-    encoding = store.encoding(modality.key)
-    shape = modality.shape[::-1] if encoding.stored.axes == "zyx" else modality.shape
-    numbers = np.empty(shape, dtype=encoding.stored.dtype)
-    store.read_chunk(modality.key, number, numbers)
     slope, offset = store.scales(modality.key)[rows.start]
-    found, statistics = survey(numbers, slope, offset)
+    found, statistics = survey(store.numbers(modality.key, number), slope, offset)
     return statistics, [] if found == expected[rows.start] else [(rows.start, _OTHER_VALUES)]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from hpc_brainage.store.statistics import Statistics
 from hpc_brainage.store.survey import checksum, survey
 
 Loaded = np.ndarray | ScaledIntegers | None
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,18 @@ def encode_shard(
     modality, layout = planned.modality, planned.layout
     assert rows.start % layout.shard_scans == 0
     assert len(rows) <= layout.shard_scans, "a shard begins where the last one ended"
-    chunks = _features if modality.kind == "features" else _images
-    report = _Report(rows, modality)
-    encoded = chunks(planned, rows, plan.first_new, load, loaded, report)
-    some = any(chunk is not None for chunk in encoded)
-    pieces = shard_pieces(encoded, planned.encoding) if some else []
+    shard = _Shard(planned, rows, plan.first_new, load, loaded)
+    chunks = shard.features() if modality.kind == "features" else shard.images()
+    some = any(chunk is not None for chunk in chunks)
+    pieces = shard_pieces(chunks, planned.encoding) if some else []
     return EncodedShard(
         shard_key(modality, rows.start // layout.shard_scans),
         pieces,
         PartOfModality(
-            tuple(report.checksums),
-            tuple(report.refused),
-            tuple(report.scales),
-            report.statistics,
+            tuple(shard.checksums),
+            tuple(shard.refused),
+            tuple(shard.scales),
+            shard.statistics,
             (sum(map(len, pieces)),),
         ),
     )
@@ -78,73 +79,68 @@ def write_shard(build: Build, shard: EncodedShard) -> PartOfModality:
     return shard.report
 
 
-class _Report:
-    """What becomes known of a shard's scans while they are loaded."""
+class _Shard:
+    """The scans of one shard, and what becomes known of them while they are loaded."""
 
-    def __init__(self, rows: range, modality: Modality) -> None:
+    def __init__(
+        self,
+        planned: PlannedModality,
+        rows: range,
+        first_counted: int,
+        load: Callable[[int], Loaded],
+        loaded: Callable[[], None],
+    ) -> None:
+        self.planned, self.rows, self.first_counted = planned, rows, first_counted
+        self.load, self.loaded = load, loaded
+        modality = planned.modality
         self.checksums = [""] * len(rows)
         self.refused = [""] * len(rows)
         self.scales = [(1.0, 0.0)] * len(rows)
         self.statistics = Statistics.nothing(modality.shape if modality.kind == "features" else ())
 
-
-def _features(
-    planned: PlannedModality,
-    rows: range,
-    first_counted: int,
-    load: Callable[[int], Loaded],
-    loaded: Callable[[], None],
-    report: _Report,
-) -> list[bytes | None]:
-    modality, layout = planned.modality, planned.layout
-    encoded: list[bytes | None] = [None] * layout.chunks_per_shard
-    chunk = np.empty((layout.chunk_scans, *modality.shape), dtype=FLOAT)
-    for number in range(-(-len(rows) // layout.chunk_scans)):
-        start = rows.start + number * layout.chunk_scans
-        chunk.fill(fill_value(modality))
-        some, counted = False, []
-        for row in range(start, min(start + layout.chunk_scans, rows.stop)):
-            try:
-                values = load(row)
-                if values is not None:
-                    numbers, found = features_kept(modality, values)
-                    chunk[row - start] = numbers
-                    report.checksums[row - rows.start] = found
+    def features(self) -> list[bytes | None]:
+        """The chunks of a shard of features: many scans in each, None where none of them has any."""
+        modality, layout, rows = self.planned.modality, self.planned.layout, self.rows
+        encoded: list[bytes | None] = [None] * layout.chunks_per_shard
+        chunk = np.empty((layout.chunk_scans, *modality.shape), dtype=FLOAT)
+        for number, start in enumerate(range(rows.start, rows.stop, layout.chunk_scans)):
+            chunk.fill(fill_value(modality))
+            some, counted = False, []
+            for row in range(start, min(start + layout.chunk_scans, rows.stop)):
+                kept = self._kept(row, partial(features_kept, modality))
+                if kept is not None:
+                    chunk[row - start], self.checksums[row - rows.start] = kept
                     some = True
-                    if row >= first_counted:
+                    if row >= self.first_counted:
                         counted.append(row - start)
-            except ScanRefused as refusal:
-                report.refused[row - rows.start] = in_one_line(refusal)
-            loaded()
-        if some:
-            encoded[number] = encode_chunk(chunk, planned.encoding)
-            report.statistics = report.statistics.merge(Statistics.of_features(chunk[counted]))
-    return encoded
+            if some:
+                encoded[number] = encode_chunk(chunk, self.planned.encoding)
+                self.statistics = self.statistics.merge(Statistics.of_features(chunk[counted]))
+        return encoded
 
-
-def _images(
-    planned: PlannedModality,
-    rows: range,
-    first_counted: int,
-    load: Callable[[int], Loaded],
-    loaded: Callable[[], None],
-    report: _Report,
-) -> list[bytes | None]:
-    modality, encoding = planned.modality, planned.encoding
-    encoded: list[bytes | None] = [None] * planned.layout.chunks_per_shard
-    for place, row in enumerate(rows):
-        try:
-            values = load(row)
-            if values is not None:
-                image = image_kept(modality, encoding, values)
-                report.checksums[place], report.scales[place] = image.checksum, image.scale
+    def images(self) -> list[bytes | None]:
+        """The chunks of a shard of images: one for each scan, None where there is none."""
+        modality, encoding = self.planned.modality, self.planned.encoding
+        encoded: list[bytes | None] = [None] * self.planned.layout.chunks_per_shard
+        for place, row in enumerate(self.rows):
+            image = self._kept(row, partial(image_kept, modality, encoding))
+            if image is not None:
+                self.checksums[place], self.scales[place] = image.checksum, image.scale
                 encoded[place] = encode_chunk(image.numbers, encoding)
-                if row >= first_counted:
-                    report.statistics = report.statistics.merge(image.statistics)
+                if row >= self.first_counted:
+                    self.statistics = self.statistics.merge(image.statistics)
+        return encoded
+
+    def _kept(self, row: int, keep: Callable[[np.ndarray | ScaledIntegers], Kept]) -> Kept | None:
+        """What a store keeps of one scan; None if there is nothing, or nothing that a store takes."""
+        try:
+            values = self.load(row)
+            kept = None if values is None else keep(values)
         except ScanRefused as refusal:
-            report.refused[place] = in_one_line(refusal)
-        loaded()
-    return encoded
+            self.refused[row - self.rows.start] = in_one_line(refusal)
+            kept = None
+        self.loaded()
+        return kept
 
 
 class ImageKept(NamedTuple):

@@ -53,6 +53,8 @@ IMPOSSIBLE: list[tuple[list[str], int, tuple[str, ...]]] = [
     (["convert", "--recipe", "gone.toml", "--where", "age > 3"], 2, ("how and which scans are read",)),
     (["convert", "--recipe", "gone.toml", "--participant-label", "1"], 2, ("how and which scans",)),
     (["convert", "people.csv", "--participant-label", "nobody"], 2, ("nobody has the label nobody",)),
+    (["convert", "people.csv", "--compression", "lz5"], 2, ("unknown compression", "'lz4'")),
+    (["convert", "people.csv", "--append", "--compression", "zstd"], 2, ("packed as the store is",)),
     (["convert", "people.csv", "--confounds", "simpel"], 2, ("unknown confounds", "'simple'")),
     (["convert", "people.csv", "--atlas", "gone.nii.gz"], 2, ("no BOLD series that the atlas",)),
     (["convert", "--recipe", "gone.toml"], 2, ("the recipe is missing", "gone.toml")),

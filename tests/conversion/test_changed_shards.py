@@ -9,7 +9,8 @@ import pytest
 from conversion.synthetic import cohort_of, features, hashes, measurements, people, small_shards, volume
 
 from hpc_brainage.cohorts.cohort import Cohort
-from hpc_brainage.conversion.convert import convert, finalise, init, write_missing_parts
+from hpc_brainage.conversion.convert import convert, finalise, init
+from hpc_brainage.conversion.parts import write_parts
 from hpc_brainage.errors import StoreError
 from hpc_brainage.store.verify import verify
 
@@ -40,7 +41,7 @@ def test_a_shard_of_another_length_is_found_and_its_part_is_converted_again(
 ) -> None:
     with small_shards():
         build = init(cohort(), tmp_path / "store.zarr")
-        write_missing_parts(cohort(), build)
+        write_parts(cohort(), build)
         change(tmp_path / "store.zarr" / "smri_vbm" / "c.1.0.0.0")
         with pytest.raises(StoreError, match=r"shards of 1 of 5 parts are not those[\s\S]*run .* again"):
             finalise(cohort(), build)
@@ -56,7 +57,7 @@ def test_a_shard_of_another_length_is_found_and_its_part_is_converted_again(
 def test_several_parts_are_named_by_their_number(tmp_path: Path) -> None:
     with small_shards():
         build = init(cohort(), tmp_path / "store.zarr")
-        write_missing_parts(cohort(), build)
+        write_parts(cohort(), build)
         for shard in ("smri_vbm/c.0.0.0.0", "smri_table/c.3.0"):
             longer(tmp_path / "store.zarr" / shard)
         with pytest.raises(StoreError, match="shards of 2 of 5 parts"):

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import gc
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ from conversion.synthetic import (
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
 from hpc_brainage.conversion import convert as steps
-from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for
+from hpc_brainage.conversion.parts import write_parts
 from hpc_brainage.errors import CohortError, EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build
 from hpc_brainage.store.reader import Store
@@ -58,7 +62,7 @@ def test_parts_in_any_order_and_twice_give_the_same_bytes(tmp_path: Path) -> Non
         one = convert(cohort, tmp_path / "one.zarr").store_path
         build = init(cohort, tmp_path / "other.zarr")
         for index in (5, 0, 3, 3, 1, 4, 2, 0):
-            write_missing_parts(cohort, init(cohort, tmp_path / "other.zarr"), [index])
+            write_parts(cohort, init(cohort, tmp_path / "other.zarr"), [index])
         other = finalise(cohort, build).path
     assert hashes(one) == hashes(other)
 
@@ -67,7 +71,7 @@ def test_a_store_is_not_finished_before_its_parts_are(tmp_path: Path) -> None:
     cohort, _ = mixed_cohort()
     with small_shards():
         build = init(cohort, tmp_path / "store.zarr")
-        assert write_missing_parts(cohort, build, [0, 1, 2, 4, 5]) == 0
+        assert write_parts(cohort, build, [0, 1, 2, 4, 5]) == 0
         with pytest.raises(StoreError, match="part 4 of 6 has not been converted"):
             finalise(cohort, build)
     with pytest.raises(StoreError, match="has not finished"):
@@ -79,7 +83,7 @@ def test_finished_parts_are_not_loaded_again(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     with small_shards():
         build = init(cohort, tmp_path / "store.zarr")
-        write_missing_parts(cohort, build, [2])
+        write_parts(cohort, build, [2])
         report = convert(
             only_rows(cohort, [*range(8), *range(12, 21)]),
             build.place,
@@ -194,7 +198,7 @@ def test_other_content_replaces_a_store_only_when_asked(tmp_path: Path) -> None:
 def test_a_conversion_begun_with_other_input_is_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "store.zarr"
     with small_shards():
-        write_missing_parts(mixed_cohort(seed=0)[0], init(mixed_cohort(seed=0)[0], path), [0])
+        write_parts(mixed_cohort(seed=0)[0], init(mixed_cohort(seed=0)[0], path), [0])
         with pytest.raises(StoreError, match=r"another conversion[\s\S]*table of scans[\s\S]*--overwrite"):
             convert(mixed_cohort(seed=1)[0], path)
         convert(mixed_cohort(seed=1)[0], path, overwrite=True)
@@ -329,3 +333,30 @@ def test_what_the_parts_report_is_not_all_in_memory_at_once(
     assert report.parts == 20
     assert set(alive) == {"save_part", "finish_store"}
     assert max(alive.values()) - before < 6
+
+
+def test_the_number_of_threads_of_blas_does_not_change_a_byte(tmp_path: Path) -> None:
+    program = """
+import sys
+from pathlib import Path
+from conversion.synthetic import cohort_of, features, hashes, measurements, people, volume
+from hpc_brainage.conversion.convert import convert
+images = volume((90, 97, 91))  # long enough for BLAS to share it among threads
+values = {images: measurements(images, 2)}
+cohort = cohort_of(people(2), values, refuse={images.key: [0]})  # which is nothing but zeros
+convert(cohort, Path(sys.argv[1]))
+print(hashes(Path(sys.argv[1])))
+"""
+    found = set()
+    for threads in ("1", "2", "4"):
+        environment = {
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": threads,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / f"{threads}.zarr")],
+            env=environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        found.add(done.stdout)
+    assert len(found) == 1

@@ -10,7 +10,8 @@ import pytest
 from conversion.synthetic import cohort_of, features, hashes, measurements, people, small_shards
 
 from hpc_brainage.cohorts.cohort import Cohort
-from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for
+from hpc_brainage.conversion.parts import write_parts
 from hpc_brainage.errors import EnvironmentLacks, StoreError
 from hpc_brainage.store.building import Build
 from hpc_brainage.store.marker import plan_key
@@ -32,7 +33,7 @@ def with_fingerprint(cohort: Cohort, fingerprint: str) -> Cohort:
 def test_an_unfinished_conversion_tries_refused_scans_again(tmp_path: Path) -> None:
     with small_shards():
         build = init(cohort(refuse=(5,)), tmp_path / "store.zarr")
-        write_missing_parts(cohort(refuse=(5,)), build, [0, 1])
+        write_parts(cohort(refuse=(5,)), build, [0, 1])
         report = convert(cohort(), build.place)
         undisturbed = convert(cohort(), tmp_path / "other.zarr")
     assert (report.refused, report.skipped_parts) == ((), 1)
@@ -44,14 +45,14 @@ def test_a_part_is_not_done_while_it_is_converted_again(
 ) -> None:
     with small_shards():
         build = init(cohort(refuse=(1,)), tmp_path / "store.zarr")
-        write_missing_parts(cohort(refuse=(1,)), build, [0])
+        write_parts(cohort(refuse=(1,)), build, [0])
 
         def full(self: Build, manifest: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Build, "save_part", full)
         with pytest.raises(EnvironmentLacks, match="No space left"):
-            write_missing_parts(cohort(), build, [0])
+            write_parts(cohort(), build, [0])
     assert not build.has_part(0)
 
 
@@ -73,7 +74,7 @@ def test_files_that_were_replaced_make_another_plan(tmp_path: Path) -> None:
     build = init(before, tmp_path / "begun.zarr")
     with pytest.raises(StoreError, match=r"has not finished[\s\S]*the files that these are in"):
         init(after, build.place)
-    write_missing_parts(before, build, [0])
+    write_parts(before, build, [0])
     finalise(before, build)
     with pytest.raises(StoreError, match="other content"):
         convert(after, build.place)
@@ -92,7 +93,7 @@ def test_a_damaged_plan_of_another_conversion_is_an_error_of_ours(tmp_path: Path
 def test_a_damaged_plan_of_the_same_conversion_does_no_harm(tmp_path: Path) -> None:
     with small_shards():
         build = init(cohort(), tmp_path / "store.zarr")
-        write_missing_parts(cohort(), build, [1])
+        write_parts(cohort(), build, [1])
         plan = tmp_path / "store.zarr" / plan_key(build.work)
         plan.write_text(plan.read_text().replace('"role"', '"something"'))
         report = convert(cohort(), build.place)
@@ -106,10 +107,10 @@ def test_a_part_that_somebody_else_does_meanwhile_stays_done(tmp_path: Path) -> 
         build = init(cohort(), tmp_path / "store.zarr")
 
         def interrupted(row: int) -> np.ndarray:
-            write_missing_parts(cohort(), build)
+            write_parts(cohort(), build)
             raise KeyboardInterrupt
 
         source = replace(cohort().sources[TABLE.key], load=interrupted)
         with pytest.raises(KeyboardInterrupt):
-            write_missing_parts(replace(cohort(), sources={TABLE.key: source}), build, workers=1)
+            write_parts(replace(cohort(), sources={TABLE.key: source}), build, workers=1)
         assert all(build.has_part(index) for index in range(len(build.plan.parts)))

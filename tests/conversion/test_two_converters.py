@@ -30,7 +30,8 @@ from conversion.synthetic import (
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.conversion import convert as steps
-from hpc_brainage.conversion.convert import convert, finalise, init, write_missing_parts
+from hpc_brainage.conversion.convert import convert, finalise, init
+from hpc_brainage.conversion.parts import write_parts
 from hpc_brainage.errors import StoreError
 from hpc_brainage.store import building, marker, place
 from hpc_brainage.store.building import Build, DoneByAnother
@@ -129,8 +130,8 @@ def test_who_comes_second_does_all_of_the_work_and_the_first_ends_without_a_word
 def test_a_part_that_two_write_at_once_is_the_same_bytes(tmp_path: Path) -> None:
     cohort = mixed_cohort()[0]
     build = init(cohort, tmp_path / "store.zarr")
-    slow = [Halted(cohort, lambda slow: write_missing_parts(slow, build, [2])) for _ in range(2)]
-    write_missing_parts(cohort, build, [2])
+    slow = [Halted(cohort, lambda slow: write_parts(slow, build, [2])) for _ in range(2)]
+    write_parts(cohort, build, [2])
     manifest = build.read_part(2)
     for one in slow:
         one.go_on()
@@ -143,8 +144,8 @@ def test_a_part_that_two_write_at_once_is_the_same_bytes(tmp_path: Path) -> None
 def test_a_store_is_finished_while_somebody_still_writes_a_part_that_is_done(tmp_path: Path) -> None:
     cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
     build = init(cohort, path)
-    first = Halted(cohort, lambda slow: write_missing_parts(slow, build, [2]))
-    write_missing_parts(cohort, build)
+    first = Halted(cohort, lambda slow: write_parts(slow, build, [2]))
+    write_parts(cohort, build)
     finalise(nothing_to_load(cohort), build)
     before = hashes(tmp_path)
     first.go_on()
@@ -218,7 +219,7 @@ def test_a_writer_whose_folder_was_taken_stops_and_touches_nothing(tmp_path: Pat
     convert(mixed_cohort(seed=1)[0], path, overwrite=True)
     before = hashes(tmp_path)
     with pytest.raises(StoreError, match=TAKEN):
-        write_missing_parts(mixed_cohort(seed=0)[0], taken, [0])
+        write_parts(mixed_cohort(seed=0)[0], taken, [0])
     with pytest.raises(StoreError, match="part 1 of 6 has not been converted"):
         finalise(mixed_cohort(seed=0)[0], taken)
     with pytest.raises(StoreError, match=TAKEN):
@@ -231,7 +232,7 @@ def test_a_part_of_a_finished_store_is_not_written_again(tmp_path: Path) -> None
     build = init(cohort, tmp_path / "store.zarr")
     convert(cohort, build.place)
     before = hashes(tmp_path)
-    assert write_missing_parts(nothing_to_load(cohort), build, [0, 3]) == 2
+    assert write_parts(nothing_to_load(cohort), build, [0, 3]) == 2
     with pytest.raises(DoneByAnother):
         build.write("age/c.0", [b"other ages"])
     assert hashes(tmp_path) == before
@@ -287,7 +288,7 @@ def test_two_who_finish_at_the_same_moment_both_end_well(
 ) -> None:
     cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
     build, both, finish = init(cohort, path), threading.Barrier(2), steps.finish_store
-    write_missing_parts(cohort, build)
+    write_parts(cohort, build)
 
     def finish_together(*arguments: object) -> None:
         both.wait(20)
@@ -306,7 +307,7 @@ def test_who_is_overtaken_in_the_middle_of_finishing_ends_without_a_word(
 ) -> None:
     cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
     build, write = init(cohort, path), Build.write
-    write_missing_parts(cohort, build)
+    write_parts(cohort, build)
 
     def overtaken(self: Build, key: str, pieces: list[bytes]) -> None:
         if key == halted_at:
@@ -324,13 +325,13 @@ def test_a_refused_scan_that_somebody_tries_again_does_not_stop_the_others(tmp_p
     table, path = features(7), tmp_path / "store.zarr"
     cohort = cohort_of(people(12), {table: measurements(table, 12)}, refuse={table.key: [1]})
     build = init(cohort, path)
-    write_missing_parts(cohort, build, [0, 1])
+    write_parts(cohort, build, [0, 1])
     first = Halted(cohort, lambda slow: convert(slow, path), row=9)
     deadline = time.monotonic() + 20
     while not build.has_part(0):  # which it has tried again by now
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    second = Halted(cohort, lambda slow: write_missing_parts(slow, build, [0]), row=2)
+    second = Halted(cohort, lambda slow: write_parts(slow, build, [0]), row=2)
     assert not build.has_part(0)
     first.go_on()
     assert first.problem is None
@@ -359,7 +360,7 @@ def test_who_looks_at_the_moment_when_another_finishes_finds_a_finished_store(
 ) -> None:
     cohort, path = mixed_cohort()[0], tmp_path / "store.zarr"
     build, begun = init(cohort, path), module.plans_begun
-    write_missing_parts(cohort, build)
+    write_parts(cohort, build)
 
     def finished_just_then(where: place.Place) -> list[str]:
         monkeypatch.undo()

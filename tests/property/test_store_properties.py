@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hpc_brainage.conversion.convert import convert, finalise, init, plan_for, write_missing_parts
-from hpc_brainage.conversion.parts import share
+from hpc_brainage.conversion.convert import convert, finalise, init, plan_for
+from hpc_brainage.conversion.parts import share, write_parts
 from hpc_brainage.modality import Modality
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import cut, shard_key
@@ -91,9 +91,9 @@ def test_any_number_of_workers_and_any_shares_in_any_order_give_the_same_bytes(
         build = init(cohort, other)
         parts = len(build.plan.parts)
         for number in data.draw(st.permutations(range(1, of + 1))):
-            write_missing_parts(cohort, build, share(parts, number, of), workers=workers)
+            write_parts(cohort, build, share(parts, number, of), workers=workers)
         again = data.draw(st.lists(st.integers(0, parts - 1), max_size=3))
-        write_missing_parts(cohort, init(cohort, other), again, workers=workers)
+        write_parts(cohort, init(cohort, other), again, workers=workers)
         finalise(cohort, build)
         assert hashes(one) == hashes(other)
 

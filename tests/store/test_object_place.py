@@ -22,7 +22,8 @@ from planted import planted_cohort
 
 from hpc_brainage.cohorts.cohort import Cohort
 from hpc_brainage.conversion.append import append
-from hpc_brainage.conversion.convert import convert, finalise, init, write_missing_parts
+from hpc_brainage.conversion.convert import convert, finalise, init
+from hpc_brainage.conversion.parts import write_parts
 from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode, StoreError
 from hpc_brainage.scans import SCAN_COLUMNS
 from hpc_brainage.store.inspect import describe
@@ -126,7 +127,7 @@ def test_an_interrupted_conversion_goes_on_and_another_process_may_finish_it(
         with pytest.raises(StoreError, match="has not finished"):
             Store.open(f"{bucket}/x.zarr")
         assert folder_state(place_at(f"{bucket}/x.zarr")) is FolderState.UNFINISHED
-        before = write_missing_parts(cohort, init(cohort, f"{bucket}/x.zarr"))
+        before = write_parts(cohort, init(cohort, f"{bucket}/x.zarr"))
         assert before > 0, "parts that were done are not done again"
         finalise(cohort, init(cohort, f"{bucket}/x.zarr"))
         local = convert(cohort, tmp_path / "x.zarr")
@@ -154,7 +155,7 @@ def test_who_is_at_work_where_another_conversion_was_begun_is_told(bucket: str, 
         build = init(first, url)
         convert(second, url, overwrite=True)
         with pytest.raises(StoreError, match="another conversion has taken this place"):
-            write_missing_parts(first, build)
+            write_parts(first, build)
         convert(second, tmp_path / "x.zarr")
     assert content(url) == content(tmp_path / "x.zarr")
 
@@ -324,7 +325,7 @@ def test_who_is_killed_while_a_store_is_removed_can_overwrite_what_is_left(
 ) -> None:
     url, first, second = f"{bucket}/x.zarr", small_cohort(seed=0), small_cohort(seed=1)
     with small_shards():
-        convert(first, url) if finished else write_missing_parts(first, init(first, url))
+        convert(first, url) if finished else write_parts(first, init(first, url))
         remove = ObjectPlace.remove
 
         def killed(place: ObjectPlace, key: str) -> None:
