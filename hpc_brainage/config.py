@@ -10,7 +10,7 @@ import ast
 import json
 import reprlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +32,12 @@ class Section(BaseModel):
 
 Settings = TypeVar("Settings", bound=Section)
 
+VOLUME_ENCODERS = ("sfcn", "resnet18_3d", "densenet121_3d")
+"""Encoders that take one volume; the others take feature tables."""
+
+SFCN_CHANNELS = (32, 64, 128, 256, 256, 64)
+"""Channels of the SFCN in its paper (Peng et al. 2021)."""
+
 
 class ModalityConfig(Section):
     """One branch of the model: what feeds it and how it is encoded."""
@@ -46,14 +52,51 @@ class ModalityConfig(Section):
     """Standardised features are clipped to this many standard deviations."""
     max_missing: float = Field(0.2, ge=0, lt=1)
     """A feature missing in more than this share of the training people is not used."""
-    encoder: Literal["mlp", "sfcn"] = "mlp"
-    """`mlp` for feature tables, `sfcn` for one volume."""
+    encoder: Literal["mlp", "frozen", "sfcn", "resnet18_3d", "densenet121_3d"] = "mlp"
+    """`mlp` for feature tables. `frozen` for a table of embeddings that a network somewhere else computed:
+    they are standardised and one linear layer turns them into codes, without components or hidden layers.
+    `sfcn`, `resnet18_3d` and `densenet121_3d` for one volume."""
     hidden: Widths = (256, 128)
-    """Widths of the MLP's hidden layers, or channels of the SFCN's blocks."""
+    """Widths of the MLP's hidden layers, or channels of the SFCN's blocks, of which the last is a
+    convolution of single voxels. Left out, the SFCN has the channels of its paper. The other encoders have
+    one shape only, and nothing here."""
+    checkpointing: bool = False
+    """Of a volume's encoder: compute each block a second time in the backward pass instead of keeping what
+    it computed. Less memory, about a third more computation, the same gradients."""
+    decoder: Literal["coarse", "volume"] = "coarse"
+    """What is rebuilt of a volume: its means over coarse blocks, or every voxel."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_the_encoder_brings(cls, values: Any) -> Any:
+        """What is left out is as the encoder needs it, not as the MLP does."""
+        if isinstance(values, dict) and values.get("encoder", "mlp") != "mlp":
+            brought: dict[str, Any] = {"hidden": SFCN_CHANNELS if values["encoder"] == "sfcn" else ()}
+            if values["encoder"] == "frozen":
+                brought["components"] = 0
+            return brought | values
+        return values
+
+    @model_validator(mode="after")
+    def _fits_the_encoder(self) -> ModalityConfig:
+        if self.encoder == "sfcn" and len(self.hidden) < 2:
+            raise ValueError("the encoder sfcn needs at least two channels in hidden, or leave hidden out")
+        if self.encoder not in ("mlp", "sfcn") and self.hidden:
+            raise ValueError(
+                f"the encoder {self.encoder} has one shape only: leave hidden out, or hidden = []"
+            )
+        if self.encoder == "frozen" and self.components:
+            raise ValueError("the encoder frozen takes no components: leave them out, or components = 0")
+        if self.encoder not in VOLUME_ENCODERS:
+            if self.checkpointing:
+                raise ValueError(f"checkpointing is for volumes, not for the encoder {self.encoder}")
+            if self.decoder != "coarse":
+                raise ValueError(f"the decoder volume is for volumes, not for the encoder {self.encoder}")
+        return self
 
 
 class ModelConfig(Section):
-    """Codes, heads and the discriminator."""
+    """Codes, heads and the discriminators."""
 
     shared: int = Field(16, ge=1)
     """Width of a modality's shared code."""
@@ -64,16 +107,30 @@ class ModelConfig(Section):
     regressor: Widths = (64,)
     """Hidden widths of the age regressor."""
     discriminator: Widths = (64, 64)
-    """Hidden widths of the discriminator of shared codes."""
+    """Hidden widths of each discriminator, and of the networks that tell the sexes apart."""
     linear_path: bool = True
     """A linear path, starting at zero, from each modality's components (of a volume: its coarse block
     means, whose overall level the group norms of a convolutional encoder take away) to the age."""
-    sex: Literal["concat", "none"] = "concat"
-    """Whether sex is joined to the codes before the age regressor."""
+    sex: Literal[
+        "none", "concat", "embed", "film", "heads", "concat+decoder", "adversarial", "multitask"
+    ] = "concat"
+    """What is done with the sex. `concat` joins it to the codes before the age regressor, `embed` joins a
+    learned vector for it, `film` lets it scale and shift the regressor's hidden units, `heads` gives each
+    sex an output of its own, `concat+decoder` joins it before the decoders as well. `adversarial` keeps the
+    shared codes from telling the sex, `multitask` predicts it beside the age; both leave it out otherwise,
+    as `none` does."""
+    sex_width: int = Field(8, ge=1)
+    """Width of the learned vector, with `sex = "embed"`."""
     prior_shared: Literal["adversarial", "kl", "both", "none"] = "adversarial"
     """What holds the shared codes to N(0, I)."""
-    prior_distinct: Literal["kl", "none"] = "kl"
+    prior_distinct: Literal["kl", "adversarial", "both", "none"] = "kl"
     """What holds the distinct codes to N(0, I)."""
+    sample: Literal["auto", "always", "never"] = "auto"
+    """Whether training draws the codes with their own spread, or takes their means. `auto` draws a part
+    that has a KL, and an adversarial one beside a part that has one."""
+    missing: Literal["borrow", "poe"] = "borrow"
+    """Shared code of a missing modality: `borrow` takes the other modality's; `poe` gives every modality
+    the product of experts, the precision-weighted mean of the prior and of all modalities there are."""
 
 
 class LossConfig(Section):
@@ -82,17 +139,24 @@ class LossConfig(Section):
     age: float = Field(1.0, gt=0)
     reconstruction: float = Field(1.0, ge=0)
     cross: float = Field(1.0, ge=0)
+    translation: float = Field(0.0, ge=0)
+    """Of rebuilding a modality from the other's shared code alone, as an absent one is imputed."""
     kl: float = Field(1e-2, ge=0)
     kl_warmup: float = Field(0.1, ge=0, le=1)
     """Share of all steps over which the KL weight rises from 0."""
+    free_bits: float = Field(0.0, ge=0)
+    """Nats of a dimension below which its KL is not made smaller."""
     adversarial: float = Field(0.05, ge=0)
     ratio: float = Field(0.1, ge=0)
     ratio_kind: Literal["l2", "sq", "batch_sq", "log", "bounded"] = "sq"
     """Form of the shared-distinct distance ratio."""
     ratio_on: Literal["mu", "z"] = "mu"
     """Distances between code means, or between sampled codes."""
-    age_form: Literal["l1", "mse"] = "l1"
-    """Absolute or squared error of the age."""
+    sex: float = Field(0.1, ge=0)
+    """With `model.sex` "adversarial" or "multitask"."""
+    age_form: Literal["l1", "mse", "huber", "nll", "soft"] = "l1"
+    """Absolute, squared or Huber error of the age; the likelihood of a normal distribution whose spread is
+    predicted too; or soft labels over bins of age."""
     age_scale: Literal["years", "log"] = "years"
     """Regress age, or its logarithm (after adding one year)."""
 
@@ -101,7 +165,9 @@ class TrainingConfig(Section):
     """How the members are trained."""
 
     folds: int = Field(5, ge=2)
-    """Cross-validation folds over people; each gives one member of the bundle."""
+    """Cross-validation folds over people."""
+    ensemble: int = Field(1, ge=1, le=100)
+    """Members for each fold, which differ by their random draws only; their mean is the prediction."""
     epochs: int = Field(40, ge=1)
     batch_size: int = Field(64, ge=2)
     """Scans per step over all processes together."""
@@ -127,6 +193,11 @@ class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
+
+    @property
+    def members(self) -> int:
+        """Members of a bundle: so many for each fold, those of a fold one after the other."""
+        return self.folds * self.ensemble
 
     @model_validator(mode="after")
     def _nobody_loses_everything(self) -> TrainingConfig:
@@ -166,6 +237,20 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunCo
 def parse_config(content: dict[str, Any], where: object = None) -> RunConfig:
     """Check the settings in `content`; `where` names their source in an error."""
     return parse(RunConfig, content, where)
+
+
+def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The same settings but for some, by `section.key`.
+
+    Raises
+    ------
+    UsageError : a key is not known, or a value is not of its kind.
+    """
+    content = config.model_dump()
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        content.setdefault(section, {})[name] = value
+    return parse_config(content)
 
 
 def parse(kind: type[Settings], content: dict[str, Any], where: object = None) -> Settings:

@@ -215,3 +215,36 @@ def test_json_gives_the_same_settings_too() -> None:
     """A model bundle keeps its settings as JSON, which has no tuples."""
     config = load_config(None, ["smri.hidden=[8,4]", "smri.tables=['a']"])
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("encoder", "hidden"),
+    [
+        ("mlp", (256, 128)),
+        ("frozen", ()),
+        ("sfcn", (32, 64, 128, 256, 256, 64)),
+        ("resnet18_3d", ()),
+        ("densenet121_3d", ()),
+    ],
+)
+def test_what_is_left_out_is_as_the_encoder_needs_it(encoder: str, hidden: tuple[int, ...]) -> None:
+    config = load_config(None, [f"smri.encoder={encoder}"])
+    assert config.smri.hidden == hidden
+    assert config.smri.components == (0 if encoder == "frozen" else 256)
+    assert parse_config(tomllib.loads(to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("smri.encoder=resnet18_3d", "smri.hidden=[8,16]"), "resnet18_3d has one shape only"),
+        (("smri.encoder=frozen", "smri.hidden=[8]"), "frozen has one shape only"),
+        (("smri.encoder=frozen", "smri.components=4"), "frozen takes no components"),
+        (("smri.encoder=sfcn", "smri.hidden=[8]"), "at least two channels"),
+        (("smri.checkpointing=true",), "checkpointing is for volumes"),
+        (("smri.encoder=frozen", "smri.decoder=volume"), "for volumes, not for the encoder frozen"),
+    ],
+)
+def test_settings_that_do_not_fit_the_encoder_are_refused(settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config(None, settings)

@@ -9,9 +9,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from hpc_brainage.cli.ablate import ablate
 from hpc_brainage.cli.convert import convert
 from hpc_brainage.cli.demo import demo
 from hpc_brainage.cli.doctor import doctor
+from hpc_brainage.cli.evaluate import evaluate
+from hpc_brainage.cli.explain import explain
 from hpc_brainage.cli.inspect import inspect
 from hpc_brainage.cli.score import score
 from hpc_brainage.cli.simulate import simulate
@@ -60,7 +63,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 an error of ours · 2 usage · 3 bad input · 4 done, but some scans were"
     " refused · 5 this machine lacks something (SLURM, space, a permission) · 130 interrupted",
 )
-for verb in (convert, inspect, verify, train, score, simulate, demo, doctor):
+for verb in (convert, inspect, verify, train, evaluate, ablate, explain, score, simulate, demo, doctor):
     app.command()(verb)
 
 

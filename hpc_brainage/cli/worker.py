@@ -30,17 +30,9 @@ def work(
     `on_epoch` is told of each epoch's record, and of how many epochs of how many are done.
     """
     from hpc_brainage.evaluation.evidence import complete
-    from hpc_brainage.training.records import RunFolder
     from hpc_brainage.training.run import run_training
 
-    settings = RunFolder(run).config().training
-    total = settings.folds * settings.epochs
-
-    def epoch(record: dict[str, Any]) -> None:
-        if on_epoch:
-            on_epoch(record, record["member"] * settings.epochs + record["epoch"] + 1, total)
-
-    finished = run_training(run, on_start=on_start, on_epoch=epoch)
+    finished = run_training(run, on_start=on_start, on_epoch=on_epoch)
     return complete(finished) if finished else None
 
 

@@ -1,89 +1,243 @@
-"""What simple predictors reach on the very same folds.
+"""What simple predictors reach on the very same people.
 
-A model's error means something only beside these two: the mean age of the training people, and a ridge
-regression on the same inputs, the same age scale and the same people.
+A model's error means something only beside these: a constant age, and what a careful researcher would do
+with scikit-learn in an afternoon. They get what the model gets: sex, presence, the same selection,
+imputation and scaling of the features, and everybody who has a modality to learn from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from hpc_brainage.config import RunConfig
-from hpc_brainage.model.age_scale import AgeScale
-from hpc_brainage.model.front_end import fit_front_end
+from hpc_brainage.evaluation.learners import Learned, Learner, Ridge, SupportVectors
+from hpc_brainage.evaluation.pipelines import Pipeline
+from hpc_brainage.model.front_end import FrontEnd, fit_front_end
 from hpc_brainage.model.sa_avae import BranchSpec
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput
 
-_PENALTIES = np.logspace(-1, 7, 25)
+Scale = Literal["years", "log"]
+
 _VOLUMES_AT_ONCE = 16
+_WEIGHTS = np.linspace(0, 1, 51)
+_FEWEST_TO_WEIGH = 10
 
 
-def constant_predictor(
-    age: np.ndarray, fold: np.ndarray, typical: Callable[[np.ndarray], float]
-) -> np.ndarray:
-    """Each held-out person's prediction: the mean (or median) age of the other folds, years.
+def baselines(data: TrainingData, config: RunConfig) -> list[Pipeline]:
+    """The simple predictors that this data allows: constants first, then from plain to strong."""
+    scales: tuple[Scale, Scale] = ("years", "log")
+    ridge, machine = Ridge(), SupportVectors()
+    roles = tuple(data.inputs)
+    found: list[Pipeline] = [
+        Constant("predicting the mean age", np.mean),
+        Constant("predicting the median age", np.median),
+    ]
+    found += [Regression(ridge, config, roles, scale) for scale in scales]
+    found.append(Regression(machine, config, roles, "years"))
+    if len(roles) == 2:
+        found += [Regression(ridge, config, (role,), scale) for role in roles for scale in scales]
+        found += [
+            Regression(machine, config, roles[:1], "years"),
+            LateFusion((machine, ridge), config, roles, "years"),
+            LateFusion((ridge, ridge), config, roles, "log"),
+            LateFusion((machine, ridge), config, roles, "log"),
+        ]
+    else:
+        found.append(Regression(machine, config, roles, "log"))
+    return found
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The typical age of the training scans, for everybody.
 
     Where ages are skewed the median has the smaller absolute error, the mean the smaller squared one.
     """
-    predicted = np.empty(len(age))
-    for index in np.unique(fold):
-        predicted[fold == index] = typical(age[fold != index])
-    return predicted
+
+    name: str
+    typical: Callable[[np.ndarray], float]
+    depends_on_seed: bool = field(default=False, init=False)
+
+    def fit(self, people: Sequence[TrainingData], seeds: Sequence[int] = ()) -> list[_Age]:
+        return [_Age(float(self.typical(part.age.astype(float)))) for part in people]
 
 
-def ridge(data: TrainingData, fold: np.ndarray, config: RunConfig) -> np.ndarray:
-    """Held-out predictions of a ridge regression, years.
+@dataclass(frozen=True)
+class _Age:
+    years: float
 
-    Features of all modalities stand side by side with sex and presence; selection, imputation and
-    scaling are fitted in the training folds with the run's own settings, and the penalty is chosen there
-    by leave-one-out error. A missing modality takes the training means. Volumes enter as the block means
-    that the model's own linear path gets.
+    def predict(self, people: TrainingData) -> np.ndarray:
+        return np.full(len(people.scans), self.years)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One learner on the features of one role, or of several side by side with presence, and on sex.
+
+    Side by side, a missing modality takes the training means. From one role, a scan without it has no
+    prediction. Volumes enter as the block means that the model's own linear path gets.
     """
-    from sklearn.linear_model import RidgeCV
 
-    inputs = {role: _matrix(source) for role, source in data.inputs.items()}
-    age = torch.from_numpy(data.age)
-    predicted = np.empty(len(age))
-    for index in np.unique(fold):
-        train, test = fold != index, fold == index
-        columns = [_covariates(data)]
-        for role, x in inputs.items():
-            here = data.inputs[role].present
-            names = [str(i) for i in range(x.shape[1])]
-            settings = config.modality(role)
-            front_end = fit_front_end(
-                x[train & here],
-                names,
-                components=0,
-                clip_sd=settings.clip_sd,
-                max_missing=settings.max_missing,
-            )
-            used = [int(name) for name in front_end.features]
-            scaled = front_end(torch.from_numpy(x[:, used])).numpy()
-            columns.append(np.where(here[:, None], scaled, 0.0))
-        design = np.concatenate(columns, axis=1).astype(np.float64)
-        scale = AgeScale.fit(age[train], config.loss.age_scale)
-        model = RidgeCV(alphas=_PENALTIES).fit(design[train], scale.to_scale(age[train].double()).numpy())
-        predicted[test] = scale.to_years(torch.from_numpy(model.predict(design[test]))).numpy()
-    return predicted
+    learner: Learner
+    config: RunConfig
+    roles: tuple[str, ...]
+    scale: Scale
+    depends_on_seed: bool = field(default=False, init=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.learner.name}, {' beside '.join(self.roles)}{_SCALE_NAMES[self.scale]}"
+
+    def fit(self, people: Sequence[TrainingData], seeds: Sequence[int] = ()) -> list[_Regressed]:
+        return [self._fit_one(part) for part in people]
+
+    def _fit_one(self, people: TrainingData) -> _Regressed:
+        front_ends = {role: _fit_front_end(people, role, self.config) for role in self.roles}
+        design = _Design(front_ends, self.learner.covariate_scale)
+        here = _has_any(people, self.roles)
+        target = _SCALES[self.scale][0](people.age[here].astype(float))
+        person = people.scans["participant_id"].to_numpy()[here]
+        learned = self.learner.fit(design(people)[here], target, person)
+        inner = np.full(len(here), np.nan)
+        inner[here] = learned.inner
+        return _Regressed(design, learned, self.scale, inner)
 
 
-def _covariates(data: TrainingData) -> np.ndarray:
-    columns = [data.sex == 0, data.sex == 1]
-    if len(data.inputs) > 1:
-        columns += [source.present for source in data.inputs.values()]
-    # Ten times as large as a standardised feature, so that the penalty hardly shrinks them.
-    return 10.0 * np.stack(columns, axis=1).astype(np.float64)
+@dataclass(frozen=True)
+class _Regressed:
+    design: _Design
+    learned: Learned
+    scale: Scale
+    inner: np.ndarray
+    """Of each training scan on the regression's scale, predicted without the person."""
+
+    def on_scale(self, people: TrainingData) -> np.ndarray:
+        """Predictions before they are turned back into years; NaN for scans without the roles."""
+        here = _has_any(people, tuple(self.design.front_ends))
+        found = np.full(len(here), np.nan)
+        if here.any():
+            found[here] = self.learned.predict(self.design(people)[here])
+        return found
+
+    def predict(self, people: TrainingData) -> np.ndarray:
+        return _SCALES[self.scale][1](self.on_scale(people))
+
+
+@dataclass(frozen=True)
+class LateFusion:
+    """A predictor for each modality, and one weight between them.
+
+    Each is trained on everybody who has its modality. The weight, w · first + (1 - w) · second on the
+    regression's scale, has the smallest absolute error in years over the training people with both, each
+    predicted without them by inner validation; with fewer than ten such people it is 1/2. Whoever has one
+    modality gets the age from that one.
+    """
+
+    learners: tuple[Learner, Learner]
+    config: RunConfig
+    roles: tuple[str, ...]
+    scale: Scale
+    depends_on_seed: bool = field(default=False, init=False)
+
+    @property
+    def name(self) -> str:
+        parts = " + ".join(f"{r} {lr.name}" for r, lr in zip(self.roles, self.learners, strict=True))
+        return f"late fusion, {parts}{_SCALE_NAMES[self.scale]}"
+
+    def fit(self, people: Sequence[TrainingData], seeds: Sequence[int] = ()) -> list[_Fused]:
+        return [self._fit_one(part) for part in people]
+
+    def _fit_one(self, people: TrainingData) -> _Fused:
+        parts = [
+            Regression(learner, self.config, (role,), self.scale).fit([people])[0]
+            for learner, role in zip(self.learners, self.roles, strict=True)
+        ]
+        first, second = (part.inner for part in parts)
+        both = np.isfinite(first) & np.isfinite(second)
+        if both.sum() < _FEWEST_TO_WEIGH:
+            return _Fused((parts[0], parts[1]), self.scale, 0.5)
+        mixed = _WEIGHTS[:, None] * first[both] + (1 - _WEIGHTS[:, None]) * second[both]
+        errors = np.abs(_SCALES[self.scale][1](mixed) - people.age[both]).mean(axis=1)
+        return _Fused((parts[0], parts[1]), self.scale, float(_WEIGHTS[errors.argmin()]))
+
+
+@dataclass(frozen=True)
+class _Fused:
+    parts: tuple[_Regressed, _Regressed]
+    scale: Scale
+    weight: float
+
+    def predict(self, people: TrainingData) -> np.ndarray:
+        first, second = (part.on_scale(people) for part in self.parts)
+        mixed = self.weight * first + (1 - self.weight) * second
+        mixed = np.where(np.isnan(second), first, np.where(np.isnan(first), second, mixed))
+        return _SCALES[self.scale][1](mixed)
+
+
+def _to_years(t: np.ndarray) -> np.ndarray:
+    return t
+
+
+def _from_log(t: np.ndarray) -> np.ndarray:
+    # Beyond e^6, 400 years, a prediction is wrong in any case and must not become infinite.
+    return np.expm1(np.minimum(t, 6.0))
+
+
+_SCALES: dict[Scale, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "years": (_to_years, _to_years),
+    "log": (np.log1p, _from_log),
+}
+_SCALE_NAMES: dict[Scale, str] = {"years": "", "log": ", log age"}
+
+
+@dataclass(frozen=True)
+class _Design:
+    """From scans to the columns of a regression: sex, presence, then the features of each role."""
+
+    front_ends: dict[str, tuple[FrontEnd, np.ndarray]]
+    covariate_scale: float
+
+    def __call__(self, people: TrainingData) -> np.ndarray:
+        covariates = [people.sex == 0, people.sex == 1]
+        if len(self.front_ends) > 1:
+            covariates += [people.inputs[role].present for role in self.front_ends]
+        columns = [self.covariate_scale * np.stack(covariates, axis=1).astype(np.float64)]
+        for role, (front_end, used) in self.front_ends.items():
+            source = people.inputs[role]
+            x = front_end(torch.from_numpy(_matrix(source)[:, used])).numpy()
+            columns.append(np.where(source.present[:, None], x, 0.0).astype(np.float64))
+        return np.concatenate(columns, axis=1)
+
+
+def _fit_front_end(people: TrainingData, role: str, config: RunConfig) -> tuple[FrontEnd, np.ndarray]:
+    """Selection, imputation and scaling fitted on those of `people` who have the role, and its columns."""
+    source, settings = people.inputs[role], config.modality(role)
+    x = _matrix(source)[source.present]
+    front_end = fit_front_end(
+        x,
+        [str(column) for column in range(x.shape[1])],
+        components=0,
+        clip_sd=settings.clip_sd,
+        max_missing=settings.max_missing,
+    )
+    return front_end, np.array([int(name) for name in front_end.features])
+
+
+def _has_any(people: TrainingData, roles: Sequence[str]) -> np.ndarray:
+    has: np.ndarray = np.any([people.inputs[role].present for role in roles], axis=0)
+    return has
 
 
 def _matrix(source: FeatureInput | VolumeInput) -> np.ndarray:
     if isinstance(source, FeatureInput):
         return source.x_NF
-    grid = BranchSpec("sfcn", (), grid=source.grid).target_grid
+    grid = BranchSpec("sfcn", (), grid=source.grid).coarse_grid
     blocks = []
     for first in range(0, len(source.present), _VOLUMES_AT_ONCE):
         rows = np.arange(first, min(first + _VOLUMES_AT_ONCE, len(source.present)))

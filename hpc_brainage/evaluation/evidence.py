@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_brainage.evaluation.baselines import constant_predictor, ridge
+from hpc_brainage.evaluation.baselines import Constant, Regression
+from hpc_brainage.evaluation.learners import Ridge
 from hpc_brainage.evaluation.metrics import performance
+from hpc_brainage.evaluation.pipelines import held_out
+from hpc_brainage.evaluation.splits import by_label
 from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, save_bundle
 from hpc_brainage.scoring.bias import fit_bias_lines
 from hpc_brainage.training.run import FinishedRun
@@ -21,9 +24,12 @@ def complete(run: FinishedRun) -> Bundle:
     age = run.data.age.astype(float)
     predicted = run.held_out["brain_age"].to_numpy()
     available = run.held_out["available"].to_numpy()
-    by_ridge = ridge(run.data, run.fold, config)
-    by_mean = constant_predictor(age, run.fold, np.mean)
-    by_median = constant_predictor(age, run.fold, np.median)
+    splits = by_label(run.fold)
+    side_by_side = Regression(Ridge(), config, tuple(run.data.inputs), config.loss.age_scale)
+    by_ridge, by_mean, by_median = (
+        held_out(pipeline, run.data, splits)[0]
+        for pipeline in (side_by_side, Constant("mean", np.mean), Constant("median", np.median))
+    )
 
     def compare(rows: np.ndarray) -> Comparison:
         return Comparison(

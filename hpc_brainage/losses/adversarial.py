@@ -1,6 +1,6 @@
-"""The adversarial prior on shared codes, in one forward and one backward pass.
+"""The adversarial prior of codes, in one backward pass.
 
-The discriminator D learns to tell draws of the prior z̃ from shared codes c, the encoder learns to be
+The discriminator D learns to tell draws of the prior z̃ from codes c, the encoder learns to be
 taken for the prior (the non-saturating game of Goodfellow et al. 2014, on logits l = D(·)):
 
     L_D   = mean softplus(-D(z̃)) + mean softplus(D(c))      gradient to D's parameters only
@@ -12,15 +12,21 @@ bridge changes nothing. Backward, the gradient that arrives is, for each scan, w
 the scan's weight in the mean; the encoder needs -λ w σ(-l) ∂l/∂c. D treats scans one by one, so the
 bridge only has to multiply each scan's gradient by -λ σ(-l)/σ(l) = -λ exp(-l). Both gradients are then
 exact, and each network's parameters are touched by its own loss alone.
+
+The bridge cannot be vectorised over members. Where many members are trained in one pass and nothing shards
+their parameters, D is evaluated twice instead: with its parameters on detached codes, and with detached
+parameters on the codes. The gradients are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from hpc_brainage.losses.means import masked_mean
@@ -32,8 +38,9 @@ is sure to e^-80 has to become less sure by its own loss first."""
 
 @dataclass(frozen=True)
 class AdversarialTerms:
-    """`discriminator` enters the objective; `encoder` is L_adv / λ, for the log (its gradient reaches the
-    encoder over the bridge); `accuracy` is the share of draws and codes that D tells apart rightly."""
+    """`discriminator` enters the objective: its value is L_D, its gradients those of L_D for D and of L_adv
+    for the encoder. `encoder` is L_adv / λ, for the log, and `accuracy` the share of draws and codes that D
+    tells apart rightly; both are detached."""
 
     discriminator: torch.Tensor
     encoder: torch.Tensor
@@ -41,26 +48,31 @@ class AdversarialTerms:
 
 
 def adversarial_terms(
-    discriminator: Callable[[torch.Tensor], torch.Tensor],
+    discriminator: nn.Module,
     codes: Mapping[str, torch.Tensor],
     prior: Mapping[str, torch.Tensor],
     present: Mapping[str, torch.Tensor],
     counts: Mapping[str, int | torch.Tensor],
     weight: float,
+    single_pass: bool = True,
 ) -> AdversarialTerms:
     """L_D over all modalities, with the encoder's gradient of λ L_adv attached to `codes`.
 
     Parameters
     ----------
     discriminator : (B, C) -> logits (B,), each from its own row only.
-    codes, prior : by role, shared codes and draws of N(0, I), each (B, C).
+    codes, prior : by role, codes and draws of N(0, I), each (B, C).
     present : by role, bool (B,).
     counts : by role, scans with this modality in the whole step.
     weight : λ.
+    single_pass : over the bridge, with one evaluation of D; else with two.
     """
     roles = list(codes)
     gates = {role: _Gate(weight) for role in roles}
-    inputs = [torch.cat([_bridge(codes[role], gates[role]), prior[role].to(codes[role])]) for role in roles]
+    inputs = []
+    for role in roles:
+        code = _bridge(codes[role], gates[role]) if single_pass else codes[role].detach()
+        inputs.append(torch.cat([code, prior[role].to(code)]))
     logits = discriminator(torch.cat(inputs)).chunk(len(roles))
     loss_d = loss_adv = right = codes[roles[0]].new_zeros(())
     for role, both in zip(roles, logits, strict=True):
@@ -68,11 +80,29 @@ def adversarial_terms(
         gates[role].logit = fake.detach()
         here, n = present[role], counts[role]
         loss_d = loss_d + masked_mean(F.softplus(-real) + F.softplus(fake), here, n) / len(roles)
-        with torch.no_grad():
-            loss_adv = loss_adv + masked_mean(F.softplus(-fake), here, n) / len(roles)
-            correct = 0.5 * ((real > 0).to(fake) + (fake <= 0).to(fake))
-            right = right + masked_mean(correct, here, n) / len(roles)
+        loss_adv = loss_adv + masked_mean(F.softplus(-fake.detach()), here, n) / len(roles)
+        correct = 0.5 * ((real > 0).to(fake) + (fake <= 0).to(fake))
+        right = right + masked_mean(correct, here, n) / len(roles)
+    if not single_pass:
+        live = weight * _against_frozen(discriminator, codes, present, counts)
+        loss_d = loss_d + (live - live.detach())
     return AdversarialTerms(loss_d, loss_adv, right)
+
+
+def _against_frozen(
+    discriminator: nn.Module,
+    codes: Mapping[str, torch.Tensor],
+    present: Mapping[str, torch.Tensor],
+    counts: Mapping[str, int | torch.Tensor],
+) -> torch.Tensor:
+    """L_adv / λ with a gradient for the codes and none for D's parameters."""
+    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    logits = functional_call(discriminator, frozen, (torch.cat(list(codes.values())),)).chunk(len(codes))
+    terms = [
+        masked_mean(F.softplus(-logit), present[role], counts[role])
+        for role, logit in zip(codes, logits, strict=True)
+    ]
+    return torch.stack(terms).mean()
 
 
 class _Gate:

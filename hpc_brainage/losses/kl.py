@@ -12,7 +12,18 @@ def kl_loss(
     log_variance_BD: torch.Tensor,
     mask_B: torch.Tensor,
     count: int | torch.Tensor,
+    free_bits: float = 0.0,
 ) -> torch.Tensor:
-    """(1/n) sum_i a_i ½ sum_j (μ² + σ² - 1 - log σ²): summed over dimensions, averaged over scans."""
-    divergence = 0.5 * (mu_BD.square() + log_variance_BD.exp() - 1.0 - log_variance_BD).sum(dim=1)
-    return masked_mean(divergence, mask_B, count)
+    """(1/n) sum_i a_i sum_j max(½ (μ² + σ² - 1 - log σ²)_ij, δ): a sum over dimensions, a mean over scans.
+
+    δ is `free_bits`, in nats for each dimension of each scan (after Kingma et al. 2016, who take the
+    average over a batch before the maximum; a maximum of averages would not split over processes). With 0
+    it is the divergence itself, which is never negative.
+    """
+    here = mask_B[:, None]
+    mu = torch.where(here, mu_BD, torch.zeros_like(mu_BD))
+    log_variance = torch.where(here, log_variance_BD, torch.zeros_like(log_variance_BD))
+    divergence_BD = 0.5 * (mu.square() + log_variance.exp() - 1.0 - log_variance)
+    if free_bits:
+        divergence_BD = divergence_BD.clamp(min=free_bits)
+    return masked_mean(divergence_BD.sum(dim=1), mask_B, count)

@@ -30,7 +30,11 @@ def ratio_loss(
     """Mean over the people who have both modalities of
 
     `l2` √(p²+ε)/√(q²+ε) · `sq` p²/(q²+ε) · `log` ½[log(p²+ε) - log(q²+ε)] ·
-    `bounded` p²/(p²+q²+ε) · `batch_sq` Σp²/(Σq²+ε), a ratio of sums over the process's own scans.
+    `bounded` p²/(p²+q²+ε) · `batch_sq` Σp²/(Σq²+ε).
+
+    `batch_sq` is a ratio of sums over the batch that is given. A process that has a part of the step knows
+    its own sums only, and no count known beforehand makes a ratio of sums out of its parts; so it is a
+    form for one process, which the objective sees to.
 
     Parameters
     ----------
@@ -44,11 +48,7 @@ def ratio_loss(
     if c_width != u_width:
         p2, q2 = p2 / c_width, q2 / u_width
     if kind == "batch_sq":
-        # A ratio of sums does not split over processes; it is weighted by the share of people here.
-        here = mask_B.sum()
-        n = count if isinstance(count, torch.Tensor) else torch.tensor(count, device=mask_B.device)
-        share = here / n.clamp(min=1)
-        return share * p2.sum() / (q2.sum() + EPSILON)
+        return p2.sum() / (q2.sum() + EPSILON)
     if kind == "l2":
         value = torch.sqrt(p2 + EPSILON) / torch.sqrt(q2 + EPSILON)
     elif kind == "sq":

@@ -121,7 +121,7 @@ class ModelInfo(_Record):
     salt: str
     seen: dict[str, int]
     """Marks of each training participant and scan (`person_mark`, `occasion_mark`, `scan_mark`) -> the
-    member (fold) that did not see them."""
+    fold whose members did not see them."""
     software: dict[str, str]
     evidence: Evidence | None = None
     bias: dict[str, BiasLine] = Field(default_factory=dict)
@@ -142,6 +142,11 @@ class Bundle:
     def roles(self) -> tuple[str, ...]:
         return self.members[0].roles
 
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Of each member, the fold that it did not learn from."""
+        return tuple(index // self.info.config.training.ensemble for index in range(len(self.members)))
+
     def known_people(self, scans: pd.DataFrame, checksums: Sequence[Sequence[str]]) -> KnownPeople:
         """Who of these scans' people the members were trained on.
 
@@ -151,23 +156,23 @@ class Bundle:
         checksums : of each scan, the checksums of its measurements ("" where it has none).
         """
         salt, seen = self.info.salt, self.info.seen
-        member, sure = [], []
+        fold, sure = [], []
         people = zip(scans["participant_id"], scans["sex"], scans["age"], checksums, strict=True)
         for person, sex, age, own in people:
             certain = [occasion_mark(person, sex, age, salt), *(scan_mark(c, salt) for c in own if c)]
             found = next((seen[mark] for mark in certain if mark in seen), None)
             sure.append(found is not None)
-            member.append(seen.get(person_mark(person, salt), -1) if found is None else found)
-        return KnownPeople(np.array(member, dtype=np.int64), np.array(sure, dtype=bool))
+            fold.append(seen.get(person_mark(person, salt), -1) if found is None else found)
+        return KnownPeople(np.array(fold, dtype=np.int64), np.array(sure, dtype=bool))
 
 
 @dataclass(frozen=True)
 class KnownPeople:
-    """For each scan the member whose training left the person out, or -1 if nobody knows them; and whether
+    """For each scan the fold in which the person was held out, or -1 if no member knows them; and whether
     it is certain that it is the person: the same identifier, sex and age, or the very same data. Where it
     is not, only the identifier is the same, which may be a later session or somebody else's."""
 
-    member: np.ndarray
+    fold: np.ndarray
     certain: np.ndarray
 
 

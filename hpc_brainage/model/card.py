@@ -15,7 +15,7 @@ def model_card(info: ModelInfo) -> str:
         f"# {info.name}",
         "",
         "A brain-age model: a Sex-Aware Adversarial Variational Autoencoder (after arXiv 2412.05632),",
-        f"{len(info.members)} members, one for each cross-validation fold.",
+        f"{len(info.members)} members, {info.config.training.ensemble} for each cross-validation fold.",
         "**For research. Not a diagnostic device.**",
         "",
         "## Trained on",

@@ -72,7 +72,7 @@ class Member(nn.Module):
         self.age_scale = age_scale
         self.config = config
         branches = {role: _branch(front_end, config, role) for role, front_end in front_ends.items()}
-        self.network = SAAVAE(branches, config.model)
+        self.network = SAAVAE(branches, config.model, config.loss.age_form)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Member(nn.Module):
         codes = self.network.encode(inputs, here)
 
         def years(seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor) -> torch.Tensor:
-            t = self.network.regress(codes, inputs, seen, as_sex)
+            t = self.network.regress(codes, inputs, seen, as_sex).mean
             anything = torch.stack(list(seen.values())).any(dim=0)
             age = self.age_scale.to_years(t.double())
             return torch.where(anything, age, torch.full_like(age, torch.nan))
@@ -177,5 +177,11 @@ class Member(nn.Module):
 def _branch(front_end: FrontEnd | VolumeScaler, config: RunConfig, role: str) -> BranchSpec:
     settings = config.modality(role)
     if isinstance(front_end, FrontEnd):
-        return BranchSpec("mlp", settings.hidden, components=front_end.width)
-    return BranchSpec("sfcn", settings.hidden, grid=front_end.grid)
+        return BranchSpec(settings.encoder, settings.hidden, components=front_end.width)
+    return BranchSpec(
+        settings.encoder,
+        settings.hidden,
+        grid=front_end.grid,
+        checkpointing=settings.checkpointing,
+        decoder=settings.decoder,
+    )

@@ -1,4 +1,4 @@
-"""Encoders, decoders, the age regressor and the discriminator: the parts of the SA-AVAE.
+"""Encoders, decoders and discriminators: the parts of the SA-AVAE beside the age regressor.
 
 Shapes: B scans, P components of a front end, H hidden width, D code width, X Y Z a grid.
 """
@@ -6,13 +6,25 @@ Shapes: B scans, P components of a front end, H hidden width, D code width, X Y 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from hpc_brainage.model.noise import Draws
+from hpc_brainage.model.volume_encoders import VolumeEncoder
 
 LOG_VARIANCE_RANGE = (-8.0, 8.0)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask belongs to the scan and the step; without draws nothing is dropped."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, h_BW: torch.Tensor, draws: Draws | None, stream: int) -> torch.Tensor:
+        return h_BW if draws is None else draws.dropout(h_BW, self.probability, stream)
 
 
 class MLP(nn.Sequential):
@@ -21,64 +33,71 @@ class MLP(nn.Sequential):
     def __init__(self, width: int, hidden: Sequence[int], dropout: float) -> None:
         layers: list[nn.Module] = []
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), Dropout(dropout)]
             width = size
         super().__init__(*layers)
         self.width = width
 
+    def forward(
+        self,
+        x: torch.Tensor,
+        draws: Draws | None = None,
+        stream: int = 0,
+        modulation: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """Hidden units (B, width).
 
-class SFCN(nn.Module):
-    """A simple fully convolutional trunk for volumes (after Peng et al. 2021).
+        `stream` is that of the first dropout, the others count up from it. `modulation` has for each
+        hidden layer, if for any, a scale less one beside a shift, (B, 2 H), for what its norm gives.
+        """
+        changes = iter(modulation)
+        for layer in self:
+            if isinstance(layer, Dropout):
+                x = layer(x, draws, stream)
+                stream += 1
+            else:
+                x = layer(x)
+            if modulation and isinstance(layer, nn.LayerNorm):
+                scale, shift = next(changes).chunk(2, dim=1)
+                x = x * (1 + scale) + shift
+        return x
 
-    Each block is a 3 x 3 x 3 convolution, GroupNorm (batches of volumes are too small for batch
-    statistics, and those would carry the site mix of a batch), GELU, and max pooling while the grid
-    allows it; then the mean over what is left of the grid. The norms take away a volume's overall level,
-    which reaches the age over the model's linear path.
-    """
 
-    def __init__(self, channels: Sequence[int], dropout: float) -> None:
+class VolumeTrunk(nn.Module):
+    """A volume's encoder, and dropout of the features that it gives."""
+
+    def __init__(self, encoder: VolumeEncoder, dropout: float) -> None:
         super().__init__()
-        widths = (1, *channels)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv3d(before, after, 3, padding=1, bias=False),
-                nn.GroupNorm(min(8, after), after),
-                nn.GELU(),
-            )
-            for before, after in pairwise(widths)
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.width = widths[-1]
+        self.encoder = encoder
+        self.dropout = Dropout(dropout)
+        self.width = encoder.width
 
-    def forward(self, x_BXYZ: torch.Tensor) -> torch.Tensor:
-        """Features of shape (B, channels of the last block)."""
-        h = x_BXYZ[:, None]
-        for block in self.blocks:
-            h = block(h)
-            if min(h.shape[2:]) >= 2:
-                h = F.max_pool3d(h, 2)
-        return self.dropout(h.mean(dim=(2, 3, 4)))
+    def forward(self, x_BXYZ: torch.Tensor, draws: Draws | None = None, stream: int = 0) -> torch.Tensor:
+        """Features (B, width)."""
+        return self.dropout(self.encoder(x_BXYZ), draws, stream)
 
 
 class Encoder(nn.Module):
     """A trunk and two linear heads: mean and log-variance of a modality's code."""
 
-    def __init__(self, trunk: MLP | SFCN, code: int) -> None:
+    def __init__(self, trunk: MLP | VolumeTrunk, code: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.mu = nn.Linear(trunk.width, code)
         self.log_variance = nn.Linear(trunk.width, code)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor, draws: Draws | None = None, stream: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """`mu` and `log_variance`, each (B, code); the log-variance is kept within [-8, 8]."""
-        h = self.trunk(x)
+        h = self.trunk(x, draws, stream)
         return self.mu(h), self.log_variance(h).clamp(*LOG_VARIANCE_RANGE)
 
 
 class Decoder(nn.Module):
     """From [shared | distinct] back to the components; the last layer is linear.
 
-    For a volume the target is its block means on a coarse grid (see `SAAVAE.target`), flattened.
+    For a volume with `decoder = "coarse"` the target is its block means on a coarse grid, flattened.
     """
 
     def __init__(self, code: int, hidden: Sequence[int], width: int) -> None:
@@ -90,20 +109,8 @@ class Decoder(nn.Module):
         return self.out(self.trunk(code_BD))
 
 
-class Regressor(nn.Module):
-    """From codes, sex and presence to one number, the age on the regression's scale, shape (B,)."""
-
-    def __init__(self, width: int, hidden: Sequence[int], dropout: float) -> None:
-        super().__init__()
-        self.trunk = MLP(width, hidden, dropout)
-        self.out = nn.Linear(self.trunk.width, 1)
-
-    def forward(self, r_BR: torch.Tensor) -> torch.Tensor:
-        return self.out(self.trunk(r_BR)).squeeze(-1)
-
-
 class Discriminator(nn.Module):
-    """Tells a sample of the prior from a shared code; one for all modalities; returns logits (B,).
+    """Tells a sample of the prior from a code, or the sexes apart; returns logits (B,).
 
     It sees a scan at a time, never a batch: the single-pass gradient of `losses.adversarial` needs that.
     """

@@ -5,7 +5,8 @@ modalities of one person should agree on, and a distinct part u_m, which is the 
 rebuild a modality from its own codes, and from the other modality's shared code with its own distinct
 code. The age is regressed from all codes, joined with the sex and with which modalities there were. A
 person without a modality borrows the other's shared code and gets the prior's mean, zero, as distinct
-code. `docs/method.md` holds the equations.
+code. What is done with sex, with priors and with missing modalities can be set (`ModelConfig`).
+`docs/method.md` holds the equations.
 
 Shapes: B scans, P components, C shared and U distinct width. Roles come in the fixed order of `ROLES`.
 """
@@ -21,32 +22,54 @@ from torch import nn
 from torch.nn import functional as F
 
 from hpc_brainage.config import ModelConfig
-from hpc_brainage.model.networks import MLP, SFCN, Decoder, Encoder, Regressor
+from hpc_brainage.modality import ROLES
+from hpc_brainage.model.networks import MLP, Decoder, Encoder, VolumeTrunk
+from hpc_brainage.model.noise import LAYERS, Draws, Stream
+from hpc_brainage.model.regressor import (
+    AgeEstimate,
+    AgeForm,
+    Regressor,
+    age_estimate,
+    age_outputs,
+    sex_columns,
+)
+from hpc_brainage.model.volume_decoder import VolumeDecoder
+from hpc_brainage.model.volume_encoders import volume_encoder
 
 COARSE_GRID = 12
-"""Longest side of the grid on which a volume is rebuilt."""
+"""Longest side of the grid of coarse blocks, whose means are rebuilt and feed the linear path."""
 
 
 @dataclass(frozen=True)
 class BranchSpec:
-    """What a branch of the model takes: `components` of a front end, or a volume of shape `grid`."""
+    """What a branch of the model takes: `components` of a front end, or a volume of shape `grid`.
+
+    The other settings are those of `ModalityConfig`.
+    """
 
     encoder: str
     hidden: tuple[int, ...]
     components: int = 0
     grid: tuple[int, int, int] | None = None
+    checkpointing: bool = False
+    decoder: str = "coarse"
 
     @property
-    def target_grid(self) -> tuple[int, int, int]:
+    def coarse_grid(self) -> tuple[int, int, int]:
         assert self.grid is not None
         step = max(1, math.ceil(max(self.grid) / COARSE_GRID))
         x, y, z = (max(1, side // step) for side in self.grid)
         return x, y, z
 
     @property
+    def linear_width(self) -> int:
+        """How many numbers of a scan the linear path takes."""
+        return math.prod(self.coarse_grid) if self.grid else self.components
+
+    @property
     def target_width(self) -> int:
         """How many numbers of a scan the decoder rebuilds."""
-        return math.prod(self.target_grid) if self.grid else self.components
+        return math.prod(self.grid) if self.grid and self.decoder == "volume" else self.linear_width
 
 
 @dataclass(frozen=True)
@@ -71,41 +94,81 @@ class Code:
         return Code(self.mu, self.log_variance, self.mu, self.shared_width)
 
 
-class SAAVAE(nn.Module):
-    """Encoders, decoders and the age regressor of one model."""
+def drawn_parts(config: ModelConfig) -> tuple[bool, bool]:
+    """Whether training draws the shared and the distinct codes with their own spread σ, or takes means.
 
-    def __init__(self, branches: Mapping[str, BranchSpec], config: ModelConfig) -> None:
+    With `sample = "auto"` a part with a KL is drawn. A part with an adversarial prior alone is drawn if the
+    other part has a KL: both then come from one variational encoder. Without any KL nothing holds σ, so an
+    adversarial autoencoder is deterministic, and so is a part without a prior.
+    """
+    if config.sample != "auto":
+        return (config.sample == "always",) * 2
+    priors = (config.prior_shared, config.prior_distinct)
+    with_kl = [prior in ("kl", "both") for prior in priors]
+    shared, distinct = (
+        kl or (any(with_kl) and prior != "none") for kl, prior in zip(with_kl, priors, strict=True)
+    )
+    return shared, distinct
+
+
+class SAAVAE(nn.Module):
+    """Encoders, decoders and the age regressor of one model.
+
+    Parameters
+    ----------
+    branches : by role, what the branch takes.
+    config : of codes, heads and priors.
+    age_form : of the age loss; it decides what the regressor gives of a scan.
+    """
+
+    def __init__(
+        self, branches: Mapping[str, BranchSpec], config: ModelConfig, age_form: AgeForm = "l1"
+    ) -> None:
         super().__init__()
         self.roles = tuple(branches)
         self.branches = dict(branches)
         self.config = config
+        self.age_form: AgeForm = age_form
         code = config.shared + config.distinct
+        outputs = age_outputs(age_form)
+        decoded = code + (2 if config.sex == "concat+decoder" else 0)
         self.encoders = nn.ModuleDict()
         self.decoders = nn.ModuleDict()
         self.linear_paths = nn.ModuleDict()
         for role, spec in branches.items():
-            trunk: MLP | SFCN
-            if spec.encoder == "mlp":
+            trunk: MLP | VolumeTrunk
+            if spec.grid is None:
                 trunk = MLP(spec.components, spec.hidden, config.dropout)
             else:
-                trunk = SFCN(spec.hidden, config.dropout)
+                volumes = volume_encoder(spec.encoder, spec.grid, spec.hidden, spec.checkpointing)
+                trunk = VolumeTrunk(volumes, config.dropout)
             self.encoders[role] = Encoder(trunk, code)
-            mirror = tuple(reversed(spec.hidden)) if spec.encoder == "mlp" else (128,)
-            self.decoders[role] = Decoder(code, mirror, spec.target_width)
+            if spec.grid is not None and spec.decoder == "volume":
+                self.decoders[role] = VolumeDecoder(decoded, spec.grid)
+            else:
+                mirror = tuple(reversed(spec.hidden)) if spec.grid is None else (128,)
+                self.decoders[role] = Decoder(decoded, mirror, spec.target_width)
             if config.linear_path:
-                path = nn.Linear(spec.target_width, 1, bias=False)
+                path = nn.Linear(spec.linear_width, outputs if age_form == "soft" else 1, bias=False)
                 nn.init.zeros_(path.weight)
                 self.linear_paths[role] = path
-        sex_width = 2 if config.sex == "concat" else 0
+        sex_width = {"concat": 2, "concat+decoder": 2, "embed": config.sex_width}.get(config.sex, 0)
+        if config.sex == "embed":
+            self.sex_embedding = nn.Linear(2, config.sex_width, bias=False)
         self.regressor = Regressor(
-            len(self.roles) * (code + 1) + sex_width, config.regressor, config.dropout
+            self.joined_width + sex_width, config.regressor, config.dropout, config.sex, outputs
         )
+
+    @property
+    def joined_width(self) -> int:
+        """Width of what `join` gives."""
+        return len(self.roles) * (self.config.shared + self.config.distinct + 1)
 
     def encode(
         self,
         x: Mapping[str, torch.Tensor],
         present: Mapping[str, torch.Tensor],
-        noise: Mapping[str, torch.Tensor] | None = None,
+        draws: Draws | None = None,
     ) -> dict[str, Code]:
         """Codes of each modality; where it is absent, all zeros, whatever `x` holds there.
 
@@ -113,32 +176,77 @@ class SAAVAE(nn.Module):
         ----------
         x : by role, components (B, P) or volumes (B, X, Y, Z); rows of absent scans may hold anything.
         present : by role, bool (B,).
-        noise : by role, standard normal (B, C + U); without it a code is its mean.
+        draws : of the batch's scans; with them codes are drawn and dropout acts, without them a code is its
+            mean and nothing is random.
         """
         codes = {}
-        for role in self.roles:
+        drawn_shared, drawn_distinct = drawn_parts(self.config)
+        places = [ROLES.index(role) for role in self.roles]
+        width = self.config.shared + self.config.distinct
+        noise = None
+        if draws is not None and (drawn_shared or drawn_distinct):
+            noise = draws.normals(width, [Stream.CODE + place for place in places])
+        for number, (role, place) in enumerate(zip(self.roles, places, strict=True)):
             here = present[role]
             clean = torch.where(_like(here, x[role]), x[role], torch.zeros_like(x[role]))
-            mu, log_variance = self.encoders[role](clean)
+            mu, log_variance = self.encoders[role](clean, draws, Stream.ENCODER + place * LAYERS)
             mu = torch.where(here[:, None], mu, torch.zeros_like(mu))
             log_variance = torch.where(here[:, None], log_variance, torch.zeros_like(log_variance))
             z = mu
             if noise is not None:
-                drawn = mu + torch.exp(0.5 * log_variance) * noise[role].to(mu)
-                z = torch.where(here[:, None], drawn, mu)
+                step = torch.exp(0.5 * log_variance) * noise[number].to(mu)
+                if not drawn_shared:
+                    step = F.pad(step[:, self.config.shared :], (self.config.shared, 0))
+                elif not drawn_distinct:
+                    step = F.pad(step[:, : self.config.shared], (0, self.config.distinct))
+                z = torch.where(here[:, None], mu + step, mu)
             codes[role] = Code(mu, log_variance, z, self.config.shared)
         return codes
 
-    def decode(self, role: str, shared_BC: torch.Tensor, distinct_BU: torch.Tensor) -> torch.Tensor:
-        """The modality's target (B, target width) rebuilt from a shared and a distinct code."""
-        return self.decoders[role](torch.cat([shared_BC, distinct_BU], dim=1))
+    def decode(
+        self,
+        role: str,
+        shared_BC: torch.Tensor,
+        distinct_BU: torch.Tensor,
+        sex: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The modality's target (B, target width) rebuilt from a shared and a distinct code.
+
+        `sex` (B,) is looked at with `model.sex = "concat+decoder"` only; without it all are unknown.
+        """
+        parts = [shared_BC, distinct_BU]
+        if self.config.sex == "concat+decoder":
+            unknown = shared_BC.new_zeros((len(shared_BC), 2))
+            parts.append(unknown if sex is None else sex_columns(sex, shared_BC))
+        return self.decoders[role](torch.cat(parts, dim=1))
+
+    def impute(self, role: str, codes: Mapping[str, Code], sex: torch.Tensor | None = None) -> torch.Tensor:
+        """A modality's target (B, target width) from the other modality's shared code alone.
+
+        The distinct code is the prior's mean, zero. A row says nothing where the other modality is absent.
+
+        Raises
+        ------
+        ValueError : the model has no other modality.
+        """
+        others = [other for other in self.roles if other != role]
+        if not others:
+            raise ValueError(f"a model of {role} alone has nothing to impute it from")
+        shared = codes[others[0]].shared
+        return self.decode(role, shared, shared.new_zeros((len(shared), self.config.distinct)), sex)
 
     def target(self, role: str, x: torch.Tensor) -> torch.Tensor:
-        """What the decoder should give: the components, or a volume's means on the coarse grid."""
+        """What the decoder should give (B, target width): the components, or of a volume its means over
+        coarse blocks or all of its voxels, each of the same weight."""
+        spec = self.branches[role]
+        return x.flatten(1) if spec.decoder == "volume" else self._coarse(role, x)
+
+    def _coarse(self, role: str, x: torch.Tensor) -> torch.Tensor:
+        """What the linear path takes (B, linear width): the components, or a volume's block means."""
         spec = self.branches[role]
         if spec.grid is None:
             return x
-        return F.adaptive_avg_pool3d(x[:, None], spec.target_grid).flatten(1)
+        return F.adaptive_avg_pool3d(x[:, None], spec.coarse_grid).flatten(1)
 
     def regress(
         self,
@@ -146,26 +254,51 @@ class SAAVAE(nn.Module):
         x: Mapping[str, torch.Tensor],
         present: Mapping[str, torch.Tensor],
         sex: torch.Tensor,
-    ) -> torch.Tensor:
-        """Age on the regression's scale, shape (B,), from the modalities that `present` names.
+        draws: Draws | None = None,
+        subset: int = 0,
+    ) -> AgeEstimate:
+        """Ages on the regression's scale, from the modalities that `present` names.
 
         `present` may name fewer modalities than were encoded: the age is then regressed as if the
-        others were not there. `sex` is (B,) with 0 for F, 1 for M and -1 for unknown.
+        others were not there. `sex` is (B,) with 0 for F, 1 for M and -1 for unknown. With `draws` dropout
+        acts, and `subset` numbers the subsets that the age is regressed from in one step.
+        """
+        codes_BR, presence = self.join(codes, present, draws).tensor_split([-len(self.roles)], dim=1)
+        parts = [codes_BR, presence]
+        if self.config.sex in ("concat", "concat+decoder"):
+            parts.insert(1, sex_columns(sex, codes_BR))
+        elif self.config.sex == "embed":
+            parts.insert(1, self.sex_embedding(sex_columns(sex, codes_BR)))
+        stream = Stream.REGRESSOR + subset * LAYERS
+        out = self.regressor(torch.cat(parts, dim=1), sex, draws, stream)
+        for role, path in self.linear_paths.items():
+            linear = self._coarse(role, x[role])
+            clean = torch.where(present[role][:, None], linear, torch.zeros_like(linear))
+            step = path(clean)
+            out = out + F.pad(step, (0, out.shape[1] - step.shape[1]))
+        return age_estimate(out, self.age_form)
+
+    def join(
+        self, codes: Mapping[str, Code], present: Mapping[str, torch.Tensor], draws: Draws | None = None
+    ) -> torch.Tensor:
+        """All codes as `present` leaves them, and presence itself: (B, `joined_width`), without sex.
+
+        Where a modality is absent its distinct code is zero and its shared code borrowed from the other
+        modality, or zero if there is none. With `model.missing = "poe"` the shared code of *every*
+        modality is the product of experts instead.
         """
         parts = []
+        product = self._product(codes, present, draws) if self.config.missing == "poe" else None
         for role in self.roles:
             here = present[role][:, None]
-            parts.append(torch.where(here, codes[role].shared, self._borrowed(role, codes, present)))
+            if product is None:
+                own = codes[role].shared
+                parts.append(torch.where(here, own, self._borrowed(role, codes, present)))
+            else:
+                parts.append(product)
             parts.append(torch.where(here, codes[role].distinct, 0.0))
-        if self.config.sex == "concat":
-            parts.append(torch.stack([sex == 0, sex == 1], dim=1).to(parts[0]))
         parts.append(torch.stack([present[role] for role in self.roles], dim=1).to(parts[0]))
-        age = self.regressor(torch.cat(parts, dim=1))
-        for role, path in self.linear_paths.items():
-            linear = self.target(role, x[role])
-            clean = torch.where(present[role][:, None], linear, torch.zeros_like(linear))
-            age = age + path(clean).squeeze(-1)
-        return age
+        return torch.cat(parts, dim=1)
 
     def _borrowed(
         self, role: str, codes: Mapping[str, Code], present: Mapping[str, torch.Tensor]
@@ -176,6 +309,26 @@ class SAAVAE(nn.Module):
         for other in others:
             borrowed = torch.where(present[other][:, None], codes[other].shared, borrowed)
         return borrowed
+
+    def _product(
+        self, codes: Mapping[str, Code], present: Mapping[str, torch.Tensor], draws: Draws | None
+    ) -> torch.Tensor:
+        """The product of the prior and of the shared codes that there are, (B, C).
+
+        Each expert counts with its precision, the prior with 1: Σ a_m z_m / σ_m² over 1 + Σ a_m / σ_m². Its
+        mean where codes are means. Where they are drawn the prior has a draw too, and the result is one
+        draw of the product.
+        """
+        first = codes[self.roles[0]].shared
+        total, precision = torch.zeros_like(first), torch.ones_like(first)
+        if draws is not None and drawn_parts(self.config)[0]:
+            total = draws.normal(self.config.shared, Stream.JOINT).to(first)
+        for role in self.roles:
+            own = torch.exp(-codes[role].log_variance[:, : self.config.shared])
+            own = torch.where(present[role][:, None], own, torch.zeros_like(own))
+            total = total + own * codes[role].shared
+            precision = precision + own
+        return total / precision
 
 
 def _like(mask_B: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

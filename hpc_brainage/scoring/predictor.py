@@ -70,7 +70,7 @@ class Predictor:
         )
         known = self.bundle.known_people(scans, list(checksums))
         table["held_out"] = known.certain
-        table["_member"] = known.member
+        table["_fold"] = known.fold
         table["bias_method"], table["bias_fit"] = "none", ""
         people = self.bundle.info.training
         in_range = scans["age"].between(people.age_min, people.age_max).astype("boolean")
@@ -80,7 +80,7 @@ class Predictor:
         table["store_sha256"], table["software"] = self.store.content_sha256, self.software
         extras = scans.drop(columns=list(SCAN_COLUMNS))
         extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
-        return pd.concat([table[[c for c in SCHEMA if c in table] + ["_member"]], extras], axis=1)
+        return pd.concat([table[[c for c in SCHEMA if c in table] + ["_fold"]], extras], axis=1)
 
     def _fill(self, table: pd.DataFrame, rows: np.ndarray, places: np.ndarray) -> None:
         """Predict `rows` and write the results into `places` of the table."""
@@ -88,15 +88,15 @@ class Predictor:
         device = next(self.bundle.members[0].parameters()).device
         sexes = self.store.scans["sex"].iloc[rows]
         sex = torch.tensor([SEX_NUMBERS[sex] for sex in sexes], device=device)
-        never_saw = table["_member"].to_numpy()[places]
+        held_out_in = table["_fold"].to_numpy()[places]
         members = self.bundle.members
         sums = {column: np.zeros(len(rows)) for column in _YEARS}
         squares, used = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
         enough = np.ones(len(rows), dtype=bool)  # for every member that was asked
         imputed = {role: np.zeros(len(rows)) for role in _ROLES}
         has = {role: np.zeros(len(rows), dtype=bool) for role in _ROLES}
-        for index, member in enumerate(members):
-            mine = np.flatnonzero((never_saw < 0) | (never_saw == index))
+        for member, fold in zip(members, self.bundle.folds, strict=True):
+            mine = np.flatnonzero((held_out_in < 0) | (held_out_in == fold))
             if not len(mine):
                 continue
             taken = torch.from_numpy(mine).to(device)
@@ -187,7 +187,7 @@ class Predictor:
             "site_unseen": ~table["site_seen"],
             "sex_unknown": table["sex"] == "U",
             "sex_unseen": ~table["sex"].isin(["U", *self.bundle.info.training.sexes]),
-            "id_in_training": (table["_member"] >= 0) & ~table["held_out"],
+            "id_in_training": (table["_fold"] >= 0) & ~table["held_out"],
         }
         for role in self.matches:
             flags[f"{role}_missing"] = ~table[f"has_{role}"]
@@ -197,7 +197,7 @@ class Predictor:
         flags["model_barely_follows_age"] = fitted_on.isin(list(weak))
         raised = pd.DataFrame({name: mask & scored for name, mask in flags.items()})
         table["flags"] = [";".join(raised.columns[row]) for row in raised.to_numpy(dtype=bool)]
-        return table.drop(columns="_member")
+        return table.drop(columns="_fold")
 
 
 def _for_member(bundle: Bundle, member: Member, role: str, x: torch.Tensor) -> torch.Tensor:

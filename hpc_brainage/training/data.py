@@ -6,7 +6,7 @@ and are streamed batch by batch, the next one read while the present one is comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.member import SEX_NUMBERS
-from hpc_brainage.scans import select_scans
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, select_scans
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.role_table import RoleTable, role_volume
 
@@ -34,6 +34,10 @@ class FeatureInput:
     units: tuple[str, ...]
     present: np.ndarray
     x_NF: np.ndarray
+
+    def take(self, rows: np.ndarray) -> FeatureInput:
+        """The same features for a choice of the scans."""
+        return replace(self, present=self.present[rows], x_NF=self.x_NF[rows])
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,39 @@ class TrainingData:
     def age(self) -> np.ndarray:
         return self.scans["age"].to_numpy(dtype=np.float32, copy=True)
 
+    def take(self, rows: np.ndarray) -> TrainingData:
+        """Some of the scans, by row number or mask, in that order; nothing of the others comes along."""
+        rows = np.arange(len(self.scans))[rows]
+        return replace(
+            self,
+            scans=self.scans.iloc[rows].reset_index(drop=True),
+            inputs={role: source.take(rows) for role, source in self.inputs.items()},
+            availability=[self.availability[row] for row in rows],
+            checksums=[self.checksums[row] for row in rows],
+        )
+
+    def only(self, roles: Collection[str]) -> TrainingData:
+        """The same scans as if there were no other modalities than these."""
+        inputs = {role: source for role, source in self.inputs.items() if role in roles}
+        return replace(self, inputs=inputs, availability=_availability(inputs, len(self.scans)))
+
+    def hiding(self, roles: Collection[str]) -> TrainingData:
+        """The same scans as if nobody had these modalities, which are known to exist."""
+        inputs = {
+            role: replace(source, present=source.present & (role not in roles))
+            for role, source in self.inputs.items()
+        }
+        return replace(self, inputs=inputs, availability=_availability(inputs, len(self.scans)))
+
+    def without_ages(self) -> TrainingData:
+        """The same scans as a predictor may see them: who they are, their sex and their measurements.
+
+        Ages are NaN, sites, splits and diagnoses empty, and columns that only this cohort has are left
+        out: one of them may say the age in another way.
+        """
+        scans = self.scans[[*IDENTITY, "sex"]].assign(age=np.nan, site="", split="", diagnosis="")
+        return replace(self, scans=scans[list(SCAN_COLUMNS)])
+
 
 def load_training_data(store: Store, config: RunConfig, where: str | None = None) -> TrainingData:
     """The scans of a store that can be trained on: selected, of known age, with a modality that is used.
@@ -132,14 +169,15 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
     if not len(rows):
         raise TrainingError("no scan is left to train on", where=store.path, hint="; ".join(notes))
     inputs = {role: _input(store, source, rows) for role, source in sources.items()}
-    availability = [
-        "+".join(role for role, role_input in inputs.items() if role_input.present[i])
-        for i in range(len(rows))
-    ]
+    availability = _availability(inputs, len(rows))
     scans = store.scans.iloc[rows].reset_index(drop=True)
     checksums = list(zip(*(store.checksums(key)[rows].tolist() for key in store.modalities), strict=True))
     notes += _twins(scans, checksums) + _worth_knowing(scans, where)
     return TrainingData(store, scans, inputs, availability, checksums, tuple(notes))
+
+
+def _availability(inputs: Mapping[str, RoleInput], scans: int) -> list[str]:
+    return ["+".join(role for role, one in inputs.items() if one.present[row]) for row in range(scans)]
 
 
 def _worth_knowing(scans: pd.DataFrame, where: str | None) -> list[str]:

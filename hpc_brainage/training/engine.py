@@ -6,7 +6,6 @@ and that changes results (it clips gradients at 1 unless told otherwise) is stat
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from hpc_brainage.config import TrainingConfig
 from hpc_brainage.training.distributed import Processes, import_deepspeed
 from hpc_brainage.training.objective import Batch, Objective
+from hpc_brainage.training.optimizer import adamw, cosine, decayed
 
 
 class Engine:
@@ -27,10 +27,8 @@ class Engine:
         self._deepspeed = deepspeed
         self._zero_stage = config.zero_stage
         objective.to(processes.device)
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(objective, config), lr=config.learning_rate, fused=True
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, total_steps))
+        optimizer = adamw(dict(objective.named_parameters()), decayed(objective), config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total_steps))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
@@ -76,24 +74,6 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
-
-
-def _parameter_groups(objective: Objective, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Weight decay holds matrices; biases, norms and the discriminator are left free of it."""
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
-    for name, parameter in objective.named_parameters():
-        is_matrix = parameter.dim() > 1 and not name.startswith("discriminator")
-        (decayed if is_matrix else free).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-
-
-def _cosine(step: int, total: int) -> float:
-    """From 1 down to 0 over the run."""
-    return 0.5 * (1 + math.cos(math.pi * min(step, total) / max(total, 1)))
 
 
 def _on_host(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ Every process of a run goes through the same steps at the same time. Where somet
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +18,18 @@ import torch
 from hpc_brainage.config import RunConfig, TrainingConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.member import Member
-from hpc_brainage.model.noise import uniform
+from hpc_brainage.model.noise import Draws, Stream
 from hpc_brainage.training.data import TrainingData, VolumeInput, stream
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.folds import batches, epoch_order, hold_back
-from hpc_brainage.training.objective import STREAM_MODALITY, Batch, Objective
+from hpc_brainage.training.objective import Batch, Objective, step_counts
 from hpc_brainage.training.prediction import mean_absolute_error, predict_rows
 from hpc_brainage.training.preparation import network_inputs, new_member, scaled
 
 _CHECKED = 64
 """Training scans whose ages a trained member must be able to say."""
+_CALM_DOWN = "lower training.learning_rate or set training.gradient_clipping to 1.0"
 
 EpochReport = Callable[[dict[str, Any]], None]
 
@@ -75,9 +76,7 @@ def train_member(
         np.any(has[:, rows], axis=0)
     ]  # people with too few features of every modality teach nothing
     member.to(processes.device)
-    objective = Objective(deepcopy(member.network), config, task.seed)
-    # Draws from here on (dropout) differ between processes; the parameters above must not.
-    torch.manual_seed(task.seed * 7919 + processes.rank)
+    objective = Objective(deepcopy(member.network), config)
     groups = (has * 2 ** np.arange(len(has))[:, None]).sum(axis=0)[rows]
     if len(rows) < processes.world_size:
         raise TrainingError(f"{len(rows)} training scans are too few for {processes.world_size} processes")
@@ -89,12 +88,7 @@ def train_member(
         order = rows[epoch_order(groups, task.seed, epoch)]
         steps = _Steps(data, member, inputs, present, task.seed, settings, processes, step, total_steps)
         record, step = steps.run(engine, batches(order, settings.batch_size, processes.world_size))
-        if not np.isfinite(record["loss"]):
-            raise TrainingError(
-                f"the loss is {record['loss']} in epoch {epoch}",
-                where=f"member {task.index}",
-                hint="lower training.learning_rate or set training.gradient_clipping to 1.0",
-            )
+        check_loss(record["loss"], epoch, task)
         if len(validation):
             state = engine.model_state()
             error = float("inf")
@@ -110,12 +104,8 @@ def train_member(
             break
     member.network.load_state_dict(best.state or engine.model_state())
     engine.close()
-    if processes.is_first and not np.isfinite(predict_rows(member, data, rows[:_CHECKED])["age"]).all():
-        raise TrainingError(
-            "training has diverged: the ages are not finite any more",
-            where=f"member {task.index}",
-            hint="lower training.learning_rate or set training.gradient_clipping to 1.0",
-        )
+    if processes.is_first:
+        check_ages(member, data, rows, task)
     summary: dict[str, Any] = {
         "epochs": epoch + 1,
         "steps": step,
@@ -125,6 +115,34 @@ def train_member(
     if len(validation):
         summary |= {"best_epoch": best.epoch, "validation_mae": best.error}
     return member.eval(), summary
+
+
+def check_loss(loss: float, epoch: int, task: MemberTask) -> None:
+    """Stop where the loss of an epoch is not a number any more.
+
+    Raises
+    ------
+    TrainingError : it is not finite.
+    """
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in epoch {epoch}", where=f"member {task.index}", hint=_CALM_DOWN
+        )
+
+
+def check_ages(member: Member, data: TrainingData, rows: np.ndarray, task: MemberTask) -> None:
+    """Make sure that a trained member can say the ages of people whom it learned from.
+
+    Raises
+    ------
+    TrainingError : an age is not finite.
+    """
+    if not np.isfinite(predict_rows(member, data, rows[:_CHECKED])["age"]).all():
+        raise TrainingError(
+            "training has diverged: the ages are not finite any more",
+            where=f"member {task.index}",
+            hint=_CALM_DOWN,
+        )
 
 
 @dataclass
@@ -158,7 +176,9 @@ class _Steps:
 
     def _batch(self, rows: np.ndarray, mine: np.ndarray, x: dict[str, torch.Tensor], share: slice) -> Batch:
         device, index = self.processes.device, torch.from_numpy(mine)
-        seen = hide_modalities(self.present, rows, self.settings, seed=self.seed, step=self.step)
+        whole = torch.from_numpy(rows)
+        present = {role: mask[whole] for role, mask in self.present.items()}
+        seen = hide_modalities(present, self.settings, Draws(whole, self.seed, self.step))
         age = torch.from_numpy(self.data.age[mine])
         return Batch(
             x={role: scaled(self.member, role, value.to(device)) for role, value in x.items()},
@@ -166,7 +186,8 @@ class _Steps:
             sex=torch.from_numpy(self.data.sex[mine]).to(device),
             age=self.member.age_scale.to_scale(age).to(device),
             scan=index.to(device),
-            counts=_counts(seen),
+            counts={n: int(c) for n, c in step_counts(seen, torch.from_numpy(self.data.sex[rows])).items()},
+            seed=self.seed,
             step=self.step,
             progress=self.step / self.total_steps,
             processes=self.processes.world_size,
@@ -174,29 +195,19 @@ class _Steps:
 
 
 def hide_modalities(
-    present: dict[str, torch.Tensor], rows: np.ndarray, settings: TrainingConfig, *, seed: int, step: int
+    present: Mapping[str, torch.Tensor], settings: TrainingConfig, draws: Draws
 ) -> dict[str, torch.Tensor]:
-    """Presence of each modality for the whole step's scans, bool (rows,) by role.
+    """Presence of each modality in a step, bool (scans,) by role, after some have been dropped.
 
     With `modality_training = "dropout"` some people who have both lose one of them for this step. The
     draw depends on the scan and the step, so every process knows it for the whole step.
     """
-    index = torch.from_numpy(rows)
-    masks = {role: mask[index] for role, mask in present.items()}
+    masks = dict(present)
     if settings.modality_training != "dropout" or len(masks) < 2:
         return masks
     pair = masks["smri"] & masks["fmri"]
-    u = uniform(index, 1, seed=seed, step=step, stream=STREAM_MODALITY)[:, 0]
+    u = draws.uniform(1, Stream.MODALITY)[:, 0]
     return {
         "smri": masks["smri"] & ~(pair & (u > 1 - settings.drop_smri)),
         "fmri": masks["fmri"] & ~(pair & (u < settings.drop_fmri)),
     }
-
-
-def _counts(masks: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Scans of the whole step by modality; every process can tell, for all know the whole step."""
-    counts = {role: int(mask.sum()) for role, mask in masks.items()}
-    everyone = torch.stack(list(masks.values()))
-    counts["pair"] = int(everyone.all(dim=0).sum()) if len(masks) == 2 else 0
-    counts["scans"] = everyone.shape[1]
-    return counts

@@ -1,4 +1,4 @@
-"""One training step's objective: the SA-AVAE, its discriminator, and the weighted sum of all terms.
+"""One training step's objective: the SA-AVAE, its discriminators, and the weighted sum of all terms.
 
 The module is what the engine wraps: its forward takes a batch and gives the loss. Every term is divided
 by counts of the whole step, over all processes, so that the number of processes changes nothing.
@@ -6,26 +6,27 @@ by counts of the whole step, over all processes, so that the number of processes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from hpc_brainage.config import LossConfig, RunConfig
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.losses.adversarial import adversarial_terms
-from hpc_brainage.losses.age import age_loss
+from hpc_brainage.losses.age import age_loss, gaussian_nll, soft_label_loss
 from hpc_brainage.losses.kl import kl_loss
 from hpc_brainage.losses.ratio import ratio_loss
 from hpc_brainage.losses.reconstruction import reconstruction_loss
+from hpc_brainage.losses.sex import reversed_gradient, sex_loss
+from hpc_brainage.modality import ROLES
 from hpc_brainage.model.networks import Discriminator
-from hpc_brainage.model.noise import normal, uniform
+from hpc_brainage.model.noise import Draws, Stream
+from hpc_brainage.model.regressor import AgeEstimate, age_bins
 from hpc_brainage.model.sa_avae import SAAVAE, Code
 
-# What a draw is for: each purpose has a stream of its own.
-_STREAM_CODE = {"smri": 0, "fmri": 1}
-_STREAM_PRIOR = {"smri": 2, "fmri": 3}
-STREAM_SEX = 4
-STREAM_MODALITY = 5
+_SEX_IS_INPUT = ("concat", "embed", "film", "heads", "concat+decoder")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Batch:
     sex : (B,) 0 for F, 1 for M, -1 for unknown.
     age : (B,) on the regression's scale.
     scan : (B,) int64, the scan's number in the run; keys the noise.
-    counts : scans of the whole step that have the modality, by role, and "pair" for both.
+    counts : of the whole step, as `step_counts` gives them; ints, or tensors without dimensions.
+    seed : of the member's draws; an int, or an int64 tensor without dimensions.
     step : number of the step in the member's training.
     progress : share of all steps done, in [0, 1].
     processes : how many processes share the step.
@@ -50,105 +52,145 @@ class Batch:
     sex: torch.Tensor
     age: torch.Tensor
     scan: torch.Tensor
-    counts: dict[str, int]
+    counts: Mapping[str, int | torch.Tensor]
+    seed: int | torch.Tensor
     step: int
     progress: float
     processes: int = 1
 
 
 class Objective(nn.Module):
-    """The model, its discriminator, and the loss of a batch."""
+    """The model, its discriminators, and the loss of a batch.
 
-    def __init__(self, model: SAAVAE, config: RunConfig, seed: int) -> None:
+    Parameters
+    ----------
+    model : the SA-AVAE.
+    config : the run's settings.
+    single_pass : whether a discriminator is evaluated once, over a bridge (`losses.adversarial`), as an
+        engine that shards parameters needs it; or twice, as `torch.func.vmap` over members needs it. The
+        gradients are the same.
+    """
+
+    def __init__(self, model: SAAVAE, config: RunConfig, single_pass: bool = True) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self.seed = seed
-        self.discriminator: Discriminator | None = None
-        if config.loss.adversarial and config.model.prior_shared in ("adversarial", "both"):
-            self.discriminator = Discriminator(config.model.shared, config.model.discriminator)
+        self.single_pass = single_pass
+        settings, weights = config.model, config.loss
+        self.discriminators = nn.ModuleDict()
+        if weights.adversarial and settings.prior_shared in ("adversarial", "both"):
+            self.discriminators["shared"] = Discriminator(settings.shared, settings.discriminator)
+        if weights.adversarial and settings.prior_distinct in ("adversarial", "both"):
+            self.discriminators["distinct"] = Discriminator(settings.distinct, settings.discriminator)
+        if weights.sex and settings.sex == "adversarial":
+            self.discriminators["sex"] = Discriminator(settings.shared, settings.discriminator)
+        self.sex_classifier: Discriminator | None = None
+        if weights.sex and settings.sex == "multitask":
+            self.sex_classifier = Discriminator(model.joined_width, settings.regressor)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss to descend, scaled for averaging over processes, and each term for the log."""
+        """The loss to descend, scaled for averaging over processes, and each term for the log.
+
+        Raises
+        ------
+        TrainingError : a term is asked for that several processes cannot share.
+        """
         weights = self.config.loss
-        batch = self._with_hidden_sex(batch)
-        codes = self.model.encode(batch.x, batch.present, self._noise(batch))
-        terms: dict[str, torch.Tensor] = {"age": self._age(batch, codes)}
+        draws = Draws(batch.scan, batch.seed, batch.step)
+        sex = self._seen_sex(batch, draws)
+        codes = self.model.encode(batch.x, batch.present, draws)
+        terms: dict[str, torch.Tensor] = {"age": self._age(batch, codes, sex, draws)}
         total = weights.age * terms["age"]
-        if weights.reconstruction or weights.cross:
-            total = total + self._reconstructions(batch, codes, terms)
+        for name, term in self._reconstructions(batch, codes, sex).items():
+            terms[name] = term
+            total = total + getattr(weights, name) * term
         if weights.kl and (self._kl_on_shared or self._kl_on_distinct):
             terms["kl"] = self._kl(batch, codes)
             total = total + weights.kl * _warmup(weights, batch.progress) * terms["kl"]
         if weights.ratio and len(self.model.roles) == 2:
             terms["ratio"] = self._ratio(batch, codes)
             total = total + weights.ratio * terms["ratio"]
-        if self.discriminator is not None:
-            adversarial = adversarial_terms(
-                self.discriminator,
-                {role: code.shared for role, code in codes.items()},
-                self._prior(batch),
-                batch.present,
-                batch.counts,
-                weights.adversarial,
-            )
-            terms["adversarial"] = adversarial.encoder
-            terms["discriminator"] = adversarial.discriminator
-            terms["discriminator_accuracy"] = adversarial.accuracy
-            total = total + adversarial.discriminator
+        for name in ("shared", "distinct"):
+            if name in self.discriminators:
+                total = total + self._adversarial(name, batch, codes, draws, terms)
+        if "sex" in self.discriminators:
+            # The discriminator learns at full rate, the encoders against it at the term's weight.
+            terms["sex"] = self._sex_of_shared(batch, codes)
+            total = total + terms["sex"]
+        if self.sex_classifier is not None:
+            logit = self.sex_classifier(self.model.join(codes, batch.present, draws))
+            someone = torch.stack(list(batch.present.values())).any(dim=0)
+            terms["sex"] = sex_loss(logit, batch.sex, someone, batch.counts["sexed"])
+            total = total + weights.sex * terms["sex"]
         return total * batch.processes, {name: term.detach() for name, term in terms.items()}
 
     # -- terms -------------------------------------------------------------------------------------
 
-    def _age(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
-        """The age error, averaged over the subsets of modalities that are trained on."""
-        losses = []
-        for present, mask, count in self._age_subsets(batch):
-            predicted = self.model.regress(codes, batch.x, present, batch.sex)
-            losses.append(age_loss(predicted, batch.age, mask, count, self.config.loss.age_form))
-        return torch.stack(losses).mean()
+    def _age(self, batch: Batch, codes: dict[str, Code], sex: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """The age error, averaged over the subsets of modalities that anybody in the step can be
+        predicted from."""
+        losses, shares = [], []
+        for number, (present, mask, count) in enumerate(self._age_subsets(batch)):
+            estimate = self.model.regress(codes, batch.x, present, sex, draws, number)
+            losses.append(self._age_error(estimate, batch.age, mask, count))
+            shares.append(torch.as_tensor(count, device=mask.device) > 0)
+        someone = torch.stack(shares).to(losses[0])
+        return torch.stack(losses).sum() / someone.sum().clamp(min=1)
 
-    def _age_subsets(self, batch: Batch) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, int]]:
+    def _age_error(
+        self, estimate: AgeEstimate, age: torch.Tensor, mask: torch.Tensor, count: int | torch.Tensor
+    ) -> torch.Tensor:
+        form = self.config.loss.age_form
+        if form == "nll":
+            assert estimate.log_variance is not None
+            return gaussian_nll(estimate.mean, estimate.log_variance, age, mask, count)
+        if form == "soft":
+            assert estimate.logits is not None
+            return soft_label_loss(estimate.logits, age_bins(estimate.logits), age, mask, count)
+        return age_loss(estimate.mean, age, mask, count, form)
+
+    def _age_subsets(
+        self, batch: Batch
+    ) -> list[tuple[dict[str, torch.Tensor], torch.Tensor, int | torch.Tensor]]:
         """(modalities as the regressor shall see them, scans that count, their number in the step)."""
         roles = self.model.roles
-        everyone = torch.ones_like(batch.present[roles[0]])
+        everyone = torch.stack(list(batch.present.values())).any(dim=0)
         if len(roles) == 1 or self.config.training.modality_training != "subsets":
             return [(batch.present, everyone, batch.counts["scans"])]
         nobody = torch.zeros_like(everyone)
-        subsets = []
-        if batch.counts["pair"]:
-            pair = batch.present[roles[0]] & batch.present[roles[1]]
-            subsets.append((batch.present, pair, batch.counts["pair"]))
+        pair = batch.present[roles[0]] & batch.present[roles[1]]
+        subsets = [(batch.present, pair, batch.counts["pair"])]
         for role in roles:
-            if batch.counts[role]:
-                only = {other: batch.present[other] if other == role else nobody for other in roles}
-                subsets.append((only, batch.present[role], batch.counts[role]))
+            only = {other: batch.present[other] if other == role else nobody for other in roles}
+            subsets.append((only, batch.present[role], batch.counts[role]))
         return subsets
 
     def _reconstructions(
-        self, batch: Batch, codes: dict[str, Code], terms: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        weights = self.config.loss
-        total = batch.age.new_zeros(())
-        own = cross = total
-        for role in self.model.roles:
-            target = self.model.target(role, batch.x[role])
-            here = batch.present[role]
-            if weights.reconstruction:
-                rebuilt = self.model.decode(role, codes[role].shared, codes[role].distinct)
-                own = own + reconstruction_loss(rebuilt, target, here, batch.counts[role])
-            if weights.cross and len(self.model.roles) == 2:
-                other = next(r for r in self.model.roles if r != role)
-                rebuilt = self.model.decode(role, codes[other].shared, codes[role].distinct)
+        self, batch: Batch, codes: dict[str, Code], sex: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The terms `reconstruction`, `cross` and `translation`, as far as they have a weight."""
+        weights, model = self.config.loss, self.model
+        names = ["reconstruction"] if weights.reconstruction else []
+        if len(model.roles) == 2:
+            names += [name for name in ("cross", "translation") if getattr(weights, name)]
+        terms = {name: batch.age.new_zeros(()) for name in names}
+        for role in model.roles if names else ():
+            target, here = model.target(role, batch.x[role]), batch.present[role]
+            own = codes[role]
+            if "reconstruction" in terms:
+                rebuilt = model.decode(role, own.shared, own.distinct, sex)
+                error = reconstruction_loss(rebuilt, target, here, batch.counts[role])
+                terms["reconstruction"] = terms["reconstruction"] + error
+            for name in [name for name in names if name != "reconstruction"]:
+                other = next(r for r in model.roles if r != role)
+                if name == "cross":
+                    rebuilt = model.decode(role, codes[other].shared, own.distinct, sex)
+                else:
+                    rebuilt = model.impute(role, codes, sex)
                 both = here & batch.present[other]
-                cross = cross + reconstruction_loss(rebuilt, target, both, batch.counts["pair"])
-        if weights.reconstruction:
-            terms["reconstruction"] = own
-            total = total + weights.reconstruction * own
-        if weights.cross and len(self.model.roles) == 2:
-            terms["cross"] = cross
-            total = total + weights.cross * cross
-        return total
+                error = reconstruction_loss(rebuilt, target, both, batch.counts["pair"])
+                terms[name] = terms[name] + error
+        return terms
 
     @property
     def _kl_on_shared(self) -> bool:
@@ -156,7 +198,7 @@ class Objective(nn.Module):
 
     @property
     def _kl_on_distinct(self) -> bool:
-        return self.config.model.prior_distinct == "kl"
+        return self.config.model.prior_distinct in ("kl", "both")
 
     def _kl(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
         shared_width = self.config.model.shared
@@ -165,10 +207,18 @@ class Objective(nn.Module):
         total = batch.age.new_zeros(())
         for role, code in codes.items():
             mu, log_variance = code.mu[:, first:last], code.log_variance[:, first:last]
-            total = total + kl_loss(mu, log_variance, batch.present[role], batch.counts[role])
+            here, n = batch.present[role], batch.counts[role]
+            total = total + kl_loss(mu, log_variance, here, n, self.config.loss.free_bits)
         return total
 
     def _ratio(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
+        if self.config.loss.ratio_kind == "batch_sq" and batch.processes > 1:
+            raise TrainingError(
+                "a ratio of sums over the batch cannot be put together from several processes",
+                where='loss.ratio_kind = "batch_sq"',
+                expected="one process",
+                hint="--set loss.ratio_kind=sq, or train with one process",
+            )
         one, other = (codes[role] for role in self.model.roles)
         if self.config.loss.ratio_on == "mu":
             one, other = one.at_mean(), other.at_mean()
@@ -181,28 +231,68 @@ class Objective(nn.Module):
             self.config.loss.ratio_kind,
         )
 
-    # -- draws -------------------------------------------------------------------------------------
+    def _adversarial(
+        self,
+        part: str,
+        batch: Batch,
+        codes: dict[str, Code],
+        draws: Draws,
+        terms: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """What enters the objective for the adversarial prior of a part of the codes."""
+        first = Stream.PRIOR_SHARED if part == "shared" else Stream.PRIOR_DISTINCT
+        own = {role: getattr(code, part) for role, code in codes.items()}
+        width = own[self.model.roles[0]].shape[1]
+        streams = [first + ROLES.index(role) for role in own]
+        prior = dict(zip(own, draws.normals(width, streams), strict=True))
+        found = adversarial_terms(
+            self.discriminators[part],
+            own,
+            prior,
+            batch.present,
+            batch.counts,
+            self.config.loss.adversarial,
+            self.single_pass,
+        )
+        ending = "" if part == "shared" else f"_{part}"
+        terms[f"adversarial{ending}"] = found.encoder
+        terms[f"discriminator{ending}"] = found.discriminator
+        terms[f"discriminator{ending}_accuracy"] = found.accuracy
+        return found.discriminator
 
-    def _noise(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Standard normal draws for the codes, by scan and step."""
-        width = self.config.model.shared + self.config.model.distinct
-        return {
-            role: normal(batch.scan, width, seed=self.seed, step=batch.step, stream=_STREAM_CODE[role])
-            for role in self.model.roles
-        }
+    def _sex_of_shared(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
+        """How badly the sex is told from the shared codes; the encoders learn to make it worse."""
+        losses = []
+        for role, code in codes.items():
+            logit = self.discriminators["sex"](reversed_gradient(code.shared, self.config.loss.sex))
+            n = batch.counts[f"{role}_sexed"]
+            losses.append(sex_loss(logit, batch.sex, batch.present[role], n))
+        return torch.stack(losses).mean()
 
-    def _prior(self, batch: Batch) -> dict[str, torch.Tensor]:
-        width = self.config.model.shared
-        return {
-            role: normal(batch.scan, width, seed=self.seed, step=batch.step, stream=_STREAM_PRIOR[role])
-            for role in self.model.roles
-        }
+    def _seen_sex(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        """The sexes as the model sees them: some hidden, so that an unknown sex can be scored."""
+        chance = self.config.training.sex_dropout
+        if not chance or self.config.model.sex not in _SEX_IS_INPUT:
+            return batch.sex
+        hide = draws.uniform(1, Stream.SEX)[:, 0] < chance
+        return torch.where(hide, torch.full_like(batch.sex, -1), batch.sex)
 
-    def _with_hidden_sex(self, batch: Batch) -> Batch:
-        """Hide the sex of a few people, so that an unknown sex can be scored."""
-        u = uniform(batch.scan, 1, seed=self.seed, step=batch.step, stream=STREAM_SEX)[:, 0]
-        hidden = torch.full_like(batch.sex, -1)
-        return replace(batch, sex=torch.where(u < self.config.training.sex_dropout, hidden, batch.sex))
+
+def step_counts(present: Mapping[str, torch.Tensor], sex: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`Batch.counts` of a step from the presence and the sex of all its scans, on all processes.
+
+    By role the scans with the modality, and under `<role>_sexed` those of them whose sex is known; "pair"
+    scans with both modalities; "scans" all that have any, and "sexed" those of known sex. Tensors without
+    dimensions.
+    """
+    someone = torch.stack(list(present.values())).any(dim=0)
+    known = (sex >= 0) & someone
+    counts = {"scans": someone.sum(), "sexed": known.sum()}
+    for role, here in present.items():
+        counts |= {role: here.sum(), f"{role}_sexed": (here & known).sum()}
+    everything = torch.stack(list(present.values())).all(dim=0)
+    counts["pair"] = everything.sum() if len(present) == 2 else torch.zeros_like(counts["scans"])
+    return counts
 
 
 def _warmup(weights: LossConfig, progress: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_brainage.config import RunConfig
+from hpc_brainage.config import VOLUME_ENCODERS, RunConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.front_end import FrontEnd, fit_front_end
@@ -29,15 +29,17 @@ def check_settings(data: TrainingData, config: RunConfig, fold: np.ndarray) -> N
         )
     for role, source in data.inputs.items():
         settings = config.modality(role)
-        if isinstance(source, FeatureInput) and settings.encoder != "mlp":
+        if isinstance(source, FeatureInput) and settings.encoder in VOLUME_ENCODERS:
             raise TrainingError(
-                "feature tables need the encoder mlp", where=f"{role}.encoder = {settings.encoder!r}"
+                "feature tables need the encoder mlp, or frozen if they are embeddings",
+                where=f"{role}.encoder = {settings.encoder!r}",
             )
-        if isinstance(source, VolumeInput) and settings.encoder == "mlp":
+        if isinstance(source, VolumeInput) and settings.encoder not in VOLUME_ENCODERS:
             raise TrainingError(
                 "a volume needs a convolutional encoder",
-                where=f"{role}.encoder = 'mlp', {role}.tables = {list(settings.tables)}",
-                hint=f"--set {role}.encoder=sfcn --set {role}.hidden=[8,16,32,64]",
+                where=f"{role}.encoder = {settings.encoder!r}, {role}.tables = {list(settings.tables)}",
+                expected=f"one of {', '.join(VOLUME_ENCODERS)}",
+                hint=f"--set {role}.encoder=sfcn --set {role}.hidden=[8,16,32,64] is a small one",
             )
         for index in range(config.training.folds):
             n = int(source.present[fold != index].sum())

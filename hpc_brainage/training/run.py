@@ -1,12 +1,12 @@
-"""A training run: one member for each fold, and the bundle they make.
+"""A training run: members for each fold, and the bundle they make.
 
-Every person is held out by exactly one member. The members together score people whom none of them has
-seen; the held-out predictions say how large the error is.
+Every person is held out by the members of exactly one fold. All members together score people whom none of
+them has seen; the held-out predictions say how large the error is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from hpc_brainage.training.data import TrainingData, load_training_data
 from hpc_brainage.training.description import describe_model
 from hpc_brainage.training.distributed import Processes, join_processes
 from hpc_brainage.training.folds import assign_folds
-from hpc_brainage.training.loop import MemberTask, train_member
+from hpc_brainage.training.loop import EpochReport, MemberTask, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.preparation import check_settings
 from hpc_brainage.training.records import RunFolder
+from hpc_brainage.training.stacked import can_be_stacked, train_stacked
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run_training(
     folder: Path,
     *,
     on_start: Callable[[TrainingData], None] | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any], int, int], None] | None = None,
 ) -> FinishedRun | None:
     """Train all members of a prepared run; every process of the run calls this.
 
@@ -61,7 +62,8 @@ def run_training(
     Parameters
     ----------
     folder : the run's folder, made by `RunFolder.prepare`.
-    on_start, on_epoch : told about the data, and about each epoch of each member.
+    on_start : told about the data.
+    on_epoch : told each epoch of each member, and how many epochs of how many are done.
 
     Raises
     ------
@@ -88,47 +90,75 @@ def run_training(
         if on_start:
             on_start(data)
 
+    checkpoints = [MemberCheckpoint(run.checkpoints, index, key) for index in range(settings.members)]
+    finished = {
+        index: found
+        for index, checkpoint in enumerate(checkpoints if processes.is_first else ())
+        if (found := checkpoint.load_finished(config))
+    }
+    epochs = dict.fromkeys(finished, settings.epochs)
+
     def report(record: dict[str, Any]) -> None:
         if processes.is_first:
             run.log_epoch(record)
+            epochs[record["member"]] = record["epoch"] + 1
             if on_epoch:
-                on_epoch(record)
+                on_epoch(record, sum(epochs.values()), settings.members * settings.epochs)
 
-    checkpoints = [MemberCheckpoint(run.checkpoints, index, key) for index in range(settings.folds)]
-    done = [c.load_finished(config) for c in checkpoints] if processes.is_first else []
     if processes.is_first:
-        run.keep_metrics([index for index, finished in enumerate(done) if finished])
-    held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
-    members: list[Member] = []
-    for index in range(settings.folds):
-        finished = done[index] if processes.is_first else None
-        if not processes.word_of_the_first(float(finished is not None)):
-            task = MemberTask(index, np.flatnonzero(fold != index), settings.seed * 1000 + index)
-            finished = train_member(data, task, config, processes, report)
-            if processes.is_first:
-                checkpoints[index].save_finished(*finished)
-        if not processes.is_first:
-            continue
-        assert finished is not None
-        member = finished[0].to(processes.device)
-        _predict_held_out(held_out, member, data, np.flatnonzero(fold == index))
-        members.append(member.to("cpu"))
-        run.update(members_finished=index + 1)
+        run.keep_metrics(list(finished))
+    tasks = [
+        MemberTask(index, np.flatnonzero(fold != index // settings.ensemble), settings.seed * 1000 + index)
+        for index in range(settings.members)
+    ]
+    done = [task.index for task in tasks if processes.word_of_the_first(float(task.index in finished))]
+    for index, member, summary in _trained(data, tasks, done, config, processes, report):
+        if processes.is_first:
+            checkpoints[index].save_finished(member, summary)
+            finished[index] = member, summary
+            run.update(members_finished=len(finished))
     if not processes.is_first:
         return None
+    members = [finished[index][0].to(processes.device) for index in range(settings.members)]
+    held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
+    for index in range(settings.folds):
+        of_fold = members[index * settings.ensemble : (index + 1) * settings.ensemble]
+        _predict_held_out(held_out, of_fold, data, np.flatnonzero(fold == index))
+    members = [member.to("cpu") for member in members]
     held_out["available"] = _available(held_out, data)
     run.write_held_out(held_out)
     info = describe_model(folder.name, config, data, fold, members, request["where"], salt=key[:32])
     return FinishedRun(run, info, tuple(members), data, fold, held_out)
 
 
-def _predict_held_out(table: pd.DataFrame, member: Member, data: TrainingData, rows: np.ndarray) -> None:
-    """Write a member's predictions for its fold's people into the table."""
-    for name, years in predict_rows(member, data, rows).items():
+def _trained(
+    data: TrainingData,
+    tasks: Sequence[MemberTask],
+    done: Collection[int],
+    config: RunConfig,
+    processes: Processes,
+    report: EpochReport,
+) -> Iterator[tuple[int, Member, dict[str, Any]]]:
+    """Each member that is not done, as soon as it is trained: its number, itself, and a summary."""
+    if can_be_stacked(data, config, processes):
+        everyone = [data] * len(tasks)
+        yield from train_stacked(everyone, tasks, config, processes.device, report, done)
+        return
+    for task in tasks:
+        if task.index not in done:
+            yield task.index, *train_member(data, task, config, processes, report)
+
+
+def _predict_held_out(
+    table: pd.DataFrame, members: Sequence[Member], data: TrainingData, rows: np.ndarray
+) -> None:
+    """Write the mean predictions of a fold's members for the fold's people into the table."""
+    predictions = [predict_rows(member, data, rows) for member in members]
+    for name in predictions[0]:
         column = "brain_age" if name == "age" else f"brain_age_{name.removeprefix('age_')}_only"
         if column not in table:
             table[column] = np.nan
-        table.loc[rows, column] = years
+        table.loc[rows, column] = np.mean([years[name] for years in predictions], axis=0)
 
 
 def _available(held_out: pd.DataFrame, data: TrainingData) -> list[str]:

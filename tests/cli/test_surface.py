@@ -15,7 +15,19 @@ from typer.main import get_command
 from hpc_brainage.cli.main import app
 
 SURFACE = Path(__file__).parent / "surface.txt"
-VERBS = ("convert", "inspect", "verify", "train", "score", "simulate", "demo", "doctor")
+VERBS = (
+    "convert",
+    "inspect",
+    "verify",
+    "train",
+    "evaluate",
+    "ablate",
+    "explain",
+    "score",
+    "simulate",
+    "demo",
+    "doctor",
+)
 BRAINAGE = [sys.executable, "-c", "from hpc_brainage.cli.main import run; run()"]
 
 

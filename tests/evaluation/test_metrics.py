@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from hpc_brainage.evaluation.baselines import constant_predictor
 from hpc_brainage.evaluation.metrics import performance
 
 
@@ -31,8 +30,3 @@ def test_what_is_not_defined_is_none_and_not_zero() -> None:
     assert performance(np.array([10.0, 12.0]), np.array([11.0, 12.0])).r2 is None
     assert performance(np.full(5, 3.0), np.arange(5.0)).r is None
     assert performance(np.array([]), np.array([])).n == 0
-
-
-def test_the_mean_predictor_uses_the_other_folds_only() -> None:
-    age, fold = np.array([10.0, 20.0, 60.0, 70.0]), np.array([0, 0, 1, 1])
-    assert constant_predictor(age, fold, np.mean).tolist() == [65.0, 65.0, 15.0, 15.0]

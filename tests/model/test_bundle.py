@@ -86,7 +86,7 @@ def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> Non
     )
     checksums = [[""], [""], [""], [""], ["", "abc"], ["abd"]]
     known = load_bundle(saved).known_people(scans, checksums)
-    assert known.member.tolist() == [1, -1, 1, 1, 0, -1]
+    assert known.fold.tolist() == [1, -1, 1, 1, 0, -1]
     assert known.certain.tolist() == [True, False, False, False, True, False]
     assert '"01"' not in (saved / INFO).read_text()
 

@@ -29,6 +29,7 @@ from hpc_brainage.model.bundle import (
 )
 from hpc_brainage.model.front_end import fit_front_end
 from hpc_brainage.model.member import Member
+from hpc_brainage.model.noise import Draws, Stream
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
 from hpc_brainage.scoring import predictor
 from hpc_brainage.scoring.table import SCHEMA
@@ -221,24 +222,25 @@ def batch(progress: float = 0.5) -> Batch:
     x = {role: torch.randn(B, spec.components) for role, spec in BRANCHES.items()}
     present = {"smri": torch.arange(B) < 9, "fmri": torch.arange(B) > 4}
     counts = {"smri": 9, "fmri": 7, "pair": 4, "scans": B}
-    return Batch(x, present, torch.arange(B) % 2, torch.randn(B), torch.arange(B), counts, 3, progress)
+    return Batch(x, present, torch.arange(B) % 2, torch.randn(B), torch.arange(B), counts, 5, 3, progress)
 
 
 def objective(*settings: str) -> Objective:
     torch.manual_seed(0)
     config = load_config(None, ["model.dropout=0.0", "training.sex_dropout=0.0", *settings])
-    return Objective(SAAVAE(BRANCHES, config.model), config, seed=5).eval()
+    return Objective(SAAVAE(BRANCHES, config.model), config)
 
 
 def test_a_code_is_its_mean_plus_its_spread_times_the_noise() -> None:
     torch.manual_seed(0)
-    model, given = SAAVAE(BRANCHES, ModelConfig(shared=3, distinct=2)).eval(), batch()
+    model, given = SAAVAE(BRANCHES, ModelConfig(shared=3, distinct=2, dropout=0.0)), batch()
     with torch.no_grad():
         model.encoders["fmri"].log_variance.weight.mul_(100)
-    noise = {role: torch.randn(B, 5) for role in BRANCHES}
-    for role, code in model.encode(given.x, given.present, noise).items():
+    draws = Draws(given.scan, given.seed, given.step)
+    noise = {"smri": draws.normal(5, Stream.CODE), "fmri": draws.normal(5, Stream.CODE + 1)}
+    for role, code in model.encode(given.x, given.present, draws).items():
         here = given.present[role]
-        expected = code.mu + torch.exp(code.log_variance / 2) * noise[role]
+        expected = code.mu + torch.exp(code.log_variance / 2) * noise[role].float()
         torch.testing.assert_close(code.z[here], expected[here])
         assert torch.equal(code.z[~here], torch.zeros_like(code.z[~here]))
         assert torch.equal(torch.cat([code.shared, code.distinct], dim=1), code.z)
@@ -270,12 +272,12 @@ def test_a_term_of_weight_zero_is_not_computed() -> None:
 def test_the_age_is_learned_from_every_subset_of_the_modalities() -> None:
     whole, given = objective(), batch()
     _, terms = whole(given)
-    codes = whole.model.encode(given.x, given.present, whole._noise(given))
+    codes = whole.model.encode(given.x, given.present, Draws(given.scan, given.seed, given.step))
     errors = []
     for roles in (("smri", "fmri"), ("smri",), ("fmri",)):
         seen = {role: given.present[role] & (role in roles) for role in BRANCHES}
         has_all = torch.stack([given.present[role] for role in roles]).all(dim=0)
-        age = whole.model.regress(codes, given.x, seen, given.sex)
+        age = whole.model.regress(codes, given.x, seen, given.sex).mean
         errors.append((age - given.age).abs()[has_all].mean())
     torch.testing.assert_close(terms["age"], torch.stack(errors).mean().detach())
 

@@ -352,7 +352,7 @@ def test_a_model_that_hardly_follows_age_is_flagged(trained: tuple[Path, Path]) 
 
 def test_a_volume_of_another_grid_is_refused(tmp_path: Path) -> None:
     settings = [
-        *SETTINGS, "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4]", "fmri.use=false",
+        *SETTINGS, "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4,8]", "fmri.use=false",
         "training.epochs=1", "training.folds=2",
     ]  # fmt: skip
     images = planted_store(tmp_path, 20, seed=7, volumes=True)

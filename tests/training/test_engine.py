@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
 from hpc_brainage.training.distributed import Processes, join_processes
-from hpc_brainage.training.engine import Engine, _cosine, _parameter_groups
+from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.objective import Batch, Objective
 
 STEPS, B = 12, 16
@@ -29,7 +30,7 @@ SETTINGS = (
 
 def objective(config: RunConfig) -> Objective:
     torch.manual_seed(0)
-    return Objective(SAAVAE(BRANCHES, config.model), config, seed=5)
+    return Objective(SAAVAE(BRANCHES, config.model), config)
 
 
 def batch(step: int, rank: int = 0, world: int = 1) -> Batch:
@@ -49,6 +50,7 @@ def batch(step: int, rank: int = 0, world: int = 1) -> Batch:
         torch.randn(B, generator=draw)[mine],
         (torch.arange(B) + 100 * step)[mine],
         counts,
+        5,
         step,
         step / STEPS,
         world,
@@ -75,10 +77,18 @@ def test_the_engine_takes_the_steps_of_plain_torch(stage: int, clipping: float) 
     state, losses = train(config, join_processes("cpu"))
 
     plain = objective(config)
+    held = [p for n, p in plain.named_parameters() if p.dim() > 1 and not n.startswith("discriminators.")]
+    free = [p for p in plain.parameters() if not any(p is one for one in held)]
     optimizer = torch.optim.AdamW(
-        _parameter_groups(plain, config.training), lr=config.training.learning_rate
+        [
+            {"params": held, "weight_decay": config.training.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ],
+        lr=config.training.learning_rate,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, STEPS))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    )
     for step in range(STEPS):
         loss, _ = plain(batch(step))
         assert float(loss.detach()) == pytest.approx(losses[step], rel=2e-5)

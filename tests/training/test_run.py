@@ -19,8 +19,10 @@ from hpc_brainage.errors import BrainAgeError, TrainingError, UsageError
 from hpc_brainage.evaluation.evidence import complete
 from hpc_brainage.model.bundle import load_bundle
 from hpc_brainage.store.reader import Store
+from hpc_brainage.training import stacked
 from hpc_brainage.training.data import load_training_data
 from hpc_brainage.training.distributed import Processes
+from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.records import RunFolder
 from hpc_brainage.training.run import FinishedRun, run_training
 
@@ -70,7 +72,7 @@ def test_every_person_is_held_out_once_by_a_member_that_never_saw_them(finished:
     assert held_out["participant_id"].tolist() == finished.data.scans["participant_id"].tolist()
     nothing: list[list[str]] = [[] for _ in range(len(held_out))]
     known = complete(finished).known_people(held_out, nothing)
-    assert np.array_equal(known.member, held_out["fold"])
+    assert np.array_equal(known.fold, held_out["fold"])
     assert known.certain.all()
 
 
@@ -83,26 +85,43 @@ def test_the_same_run_gives_the_same_bytes(finished: FinishedRun, store: Path, t
     pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
 
 
+@pytest.mark.parametrize("more", [(), ("training.zero_stage=1",)], ids=["stacked", "by the engine"])
 def test_a_run_that_was_cut_off_goes_on_with_the_next_member(
-    finished: FinishedRun, store: Path, tmp_path: Path
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    run = RunFolder.prepare(tmp_path / "base", quick(), store, None)
+    monkeypatch.setattr(stacked, "AT_ONCE", 1)
+    config = quick("training.epochs=8", *more)
+    undisturbed = train(tmp_path / "undisturbed", store, config)
+    run = RunFolder.prepare(tmp_path / "base", config, store, None)
 
     class CutOffError(Exception):
         pass
 
-    def cut(record: dict) -> None:
+    def cut(record: dict, done: int, total: int) -> None:
+        assert (done, total) == (record["member"] * 8 + record["epoch"] + 1, 24)
         if record["member"] == 1:
             raise CutOffError
 
     with pytest.raises(CutOffError):
         run_training(run.path, on_epoch=cut)
     trained: set[int] = set()
-    again = run_training(run.path, on_epoch=lambda record: trained.add(record["member"]))
+    again = run_training(run.path, on_epoch=lambda record, done, total: trained.add(record["member"]))
     assert again is not None
     assert trained == {1, 2}
-    assert len(again.folder.metrics.read_text().splitlines()) == 3 * 25
-    pd.testing.assert_frame_equal(again.held_out, finished.held_out, check_exact=True)
+    assert len(again.folder.metrics.read_text().splitlines()) == 3 * 8
+    pd.testing.assert_frame_equal(again.held_out, undisturbed.held_out, check_exact=True)
+
+
+def test_an_ensemble_has_members_for_each_fold_and_predicts_their_mean(store: Path, tmp_path: Path) -> None:
+    config = quick("training.ensemble=3", "training.epochs=8")
+    found = train(tmp_path / "ensemble", store, config)
+    assert len(found.members) == 9
+    bundle = complete(found)
+    assert bundle.folds == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    rows = np.flatnonzero(found.fold == 1)
+    own = [predict_rows(member, found.data, rows)["age"] for member in found.members[3:6]]
+    assert not np.allclose(own[0], own[1])
+    np.testing.assert_allclose(found.held_out["brain_age"].to_numpy()[rows], np.mean(own, axis=0))
 
 
 def test_metrics_hold_a_line_for_each_epoch_with_every_term(finished: FinishedRun) -> None:
@@ -304,7 +323,7 @@ def test_a_folder_that_is_no_run_is_left_alone(store: Path, tmp_path: Path) -> N
         (("smri.tables=['tabel']",), "no smri modality 'tabel'"),
         (("smri.use=false", "fmri.use=false"), "no modality that these settings train on"),
         (("smri.tables=['vbm']",), "needs a convolutional encoder"),
-        (("smri.encoder=sfcn",), "feature tables need the encoder mlp"),
+        (("smri.encoder=sfcn", "smri.hidden=[4,8]"), "feature tables need the encoder mlp"),
         (("training.folds=500",), "cannot be dealt"),
     ],
 )

@@ -1,0 +1,317 @@
+"""Which parts of the model earn their place.
+
+Each row of an ablation is the model with one thing changed. All rows are trained on the same splits and
+with the same seeds, and predict the same people three times: from all that they have, from structural MRI
+alone and from functional MRI alone. A row's difference from the full model is averaged over seeds in each
+split and tested over the splits (`intervals.corrected_t_test`); p values are Holm's, for all rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.config import RunConfig, changed
+from hpc_brainage.evaluation.intervals import Interval, bootstrap_difference, corrected_t_test
+from hpc_brainage.evaluation.pipelines import SAAVAEPipeline, View, alone, held_out_views
+from hpc_brainage.evaluation.splits import Split
+from hpc_brainage.evaluation.tables import markdown_table
+from hpc_brainage.files import read_json, sha256_of, write_durably, write_json, write_text
+from hpc_brainage.provenance import software
+from hpc_brainage.training.data import TrainingData
+
+FULL = "full model"
+AVERAGE = "average of the two alone"
+"""Not trained: the mean of the rows that see one modality."""
+WHOLE = "all they have"
+"""The view of people with every modality that they have."""
+SIGNIFICANT = 0.05
+NOTE = (
+    "Errors of held-out predictions in years, of people who have every modality: mean and standard"
+    " deviation over seeds of single networks, and of the ensemble of all seeds. A difference is from the"
+    " full model, with a 95 % bootstrap interval over people; p is of Nadeau and Bengio's corrected t test"
+    " over the splits, corrected after Holm for all comparisons in this file."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: what it is called, what it asks, what is set otherwise, and which modalities it sees."""
+
+    name: str
+    about: str
+    changes: Mapping[str, Any]
+    roles: tuple[str, ...]
+
+
+def grid(roles: tuple[str, ...]) -> list[Row]:
+    """The rows that data with these modalities allow, the full model first."""
+    terms = "terms of the loss"
+    rows = [
+        Row(FULL, "", {}, roles),
+        Row("no adversarial prior", terms, {"loss.adversarial": 0.0}, roles),
+        Row("no KL, codes without spread", terms, {"model.prior_distinct": "none"}, roles),
+        Row("no reconstruction at all", terms, {"loss.reconstruction": 0.0, "loss.cross": 0.0}, roles),
+        Row("age loss alone", terms, {
+            "loss.reconstruction": 0.0, "loss.cross": 0.0, "loss.ratio": 0.0,
+            "model.prior_shared": "none", "model.prior_distinct": "none",
+        }, roles),
+    ]  # fmt: skip
+    if len(roles) == 2:
+        rows += [
+            Row("no cross-reconstruction", terms, {"loss.cross": 0.0}, roles),
+            Row("no distance ratio", terms, {"loss.ratio": 0.0}, roles),
+            Row("neither of the two", terms, {"loss.cross": 0.0, "loss.ratio": 0.0}, roles),
+        ]
+    kinds = "kind of autoencoder"
+    for name, shared, distinct in (
+        ("plain autoencoder", "none", "none"),
+        ("adversarial autoencoder", "adversarial", "adversarial"),
+        ("variational autoencoder", "kl", "kl"),
+        ("both priors on all codes", "both", "both"),
+    ):
+        rows.append(
+            Row(name, kinds, {"model.prior_shared": shared, "model.prior_distinct": distinct}, roles)
+        )
+    for mode in ("none", "multitask", "adversarial", "film", "heads", "concat+decoder"):
+        rows.append(Row(f"sex: {mode}", "sex", {"model.sex": mode}, roles))
+    rows.append(Row("no linear path", "architecture", {"model.linear_path": False}, roles))
+    if len(roles) == 2:
+        learned = "missing modality"
+        rows += [
+            Row("age from all modalities only", learned, {"training.modality_training": "none"}, roles),
+            Row("modalities dropped at random", learned, {"training.modality_training": "dropout"}, roles),
+            Row("product of experts", learned, {"model.missing": "poe"}, roles),
+        ]
+        rows += [Row(f"{role} alone", "modalities", {}, (role,)) for role in roles]
+        rows.append(Row(AVERAGE, "modalities", {}, roles))
+    return rows
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A row beside the full model, from one view of the people; years of MAE.
+
+    Attributes
+    ----------
+    mae, sd : mean and standard deviation over seeds, of single networks; no SD of one seed.
+    ensemble : MAE of the mean prediction over seeds.
+    difference : of `mae` from the full model's; None for the full model itself.
+    interval : 95 % of the difference, by a bootstrap over people.
+    p : Holm's p of the corrected t test over splits.
+    """
+
+    row: str
+    about: str
+    view: str
+    scans: int
+    mae: float
+    sd: float | None
+    ensemble: float
+    difference: float | None = None
+    interval: Interval | None = None
+    p: float | None = None
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def run_ablation(
+    data: TrainingData,
+    config: RunConfig,
+    splits: Sequence[Split],
+    seeds: Sequence[int],
+    rows: Sequence[Row],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Held-out predictions of every row by view, years (seeds, scans).
+
+    Each row is kept in the folder as soon as it is there; started again, the ablation goes on from there.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for number, row in enumerate(rows):
+        progress(number, len(rows), row.name)
+        if row.name == AVERAGE:
+            apart = [found[f"{role} alone"][WHOLE] for role in row.roles]
+            found[row.name] = {WHOLE: np.mean(apart, axis=0)}
+            continue
+        settings = changed(config, row.changes)
+        seen = data.only(row.roles)
+        key = sha256_of(
+            {
+                "config": settings.model_dump(mode="json"),
+                "roles": row.roles,
+                "store": data.store.content_sha256,
+                "scans": data.scans[["participant_id", "session_id", "run"]].to_numpy().tolist(),
+                "splits": [[split.train.tolist(), split.test.tolist()] for split in splits],
+                "seeds": list(seeds),
+                "software": software("torch", "numpy"),
+            }
+        )
+        kept = _Kept(folder / "rows" / key[:16])
+        predicted = kept.load()
+        if predicted is None:
+            predicted = held_out_views(SAAVAEPipeline(settings), seen, splits, seeds, _views(seen))
+            kept.save(predicted, row.name)
+        found[row.name] = predicted
+    progress(len(rows), len(rows), "")
+    return found
+
+
+def effects(
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Sequence[Row],
+    data: TrainingData,
+    splits: Sequence[Split],
+) -> list[Effect]:
+    """Every row's errors and its difference from the full model, by view, on the same people.
+
+    Those count who were tested, have every modality and are predicted by both.
+    """
+    age = data.age.astype(float)
+    tested = np.zeros(len(age), dtype=bool)
+    tested[np.concatenate([split.test for split in splits])] = True
+    tested &= np.logical_and.reduce([source.present for source in data.inputs.values()])
+    made = []
+    for row in rows:
+        for view, own in found[row.name].items():
+            full = found[FULL][view]
+            known = tested & np.isfinite(own).all(axis=0) & np.isfinite(full).all(axis=0)
+            by_seed = np.abs(own - age)[:, known].mean(axis=1)
+            effect = Effect(
+                row=row.name,
+                about=row.about,
+                view=view,
+                scans=int(known.sum()),
+                mae=float(by_seed.mean()),
+                sd=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
+                ensemble=float(np.abs(own.mean(axis=0) - age)[known].mean()),
+            )
+            made.append(effect if row.name == FULL else _compared(effect, own, full, known, data, splits))
+    return _holm(made)
+
+
+def _compared(
+    effect: Effect,
+    own: np.ndarray,
+    full: np.ndarray,
+    known: np.ndarray,
+    data: TrainingData,
+    splits: Sequence[Split],
+) -> Effect:
+    age, person = data.age.astype(float), data.scans["participant_id"].to_numpy()
+    gained = np.abs(own - age).mean(axis=0) - np.abs(full - age).mean(axis=0)
+    by_split = [gained[split.test[known[split.test]]] for split in splits]
+    test = corrected_t_test(
+        np.array([part.mean() for part in by_split if len(part)]),
+        float(np.mean([len(split.test) / len(split.train) for split in splits])),
+    )
+    return replace(
+        effect,
+        difference=float(gained[known].mean()),
+        interval=bootstrap_difference(own[:, known], full[:, known], age[known], person[known]),
+        p=None if test is None else test.p,
+    )
+
+
+def _holm(effects: Sequence[Effect]) -> list[Effect]:
+    """The same effects with p values corrected for their number (Holm 1979)."""
+    tested = sorted((effect.p, place) for place, effect in enumerate(effects) if effect.p is not None)
+    corrected, largest = list(effects), 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        corrected[place] = replace(effects[place], p=largest)
+    return corrected
+
+
+def verdicts(found: Sequence[Effect]) -> list[str]:
+    """What may be said, and no more: which changes cost, which gain, and how many do neither."""
+    compared = [effect for effect in found if effect.difference is not None and effect.p is not None]
+    sure = [effect for effect in compared if effect.p is not None and effect.p < SIGNIFICANT]
+    said = [
+        f"{effect.row} ({effect.view}): {effect.difference:+.2f} years, p {_probability(effect.p)}"
+        for effect in sorted(sure, key=lambda effect: -abs(effect.difference or 0.0))
+    ]
+    rest = len(compared) - len(sure)
+    return [
+        *said,
+        f"{rest} of {len(compared)} comparisons show no difference from the full model (p >= {SIGNIFICANT}"
+        " after correction): of these parts nobody can say from this data that they help or harm",
+    ]
+
+
+def table_of(found: Sequence[Effect], view: str) -> pd.DataFrame:
+    """One view as a table of texts, in the order of the rows."""
+    return pd.DataFrame(
+        [
+            {
+                "row": effect.row,
+                "about": effect.about,
+                "scans": str(effect.scans),
+                "MAE": f"{effect.mae:.3f}" + (f" ± {effect.sd:.3f}" if effect.sd is not None else ""),
+                "ensemble": f"{effect.ensemble:.3f}",
+                "difference": "" if effect.difference is None else f"{effect.difference:+.3f}",
+                "95 %": _interval(effect.interval),
+                "p": _probability(effect.p),
+            }
+            for effect in found
+            if effect.view == view
+        ]
+    )
+
+
+def write_ablation(folder: Path, found: Sequence[Effect], about: dict[str, Any], title: str) -> Path:
+    """Write `ablation.json` and `ablation.md`; returns the path of the latter."""
+    write_json(folder / "ablation.json", {"about": about, "effects": [asdict(one) for one in found]})
+    parts = [f"# {title}", NOTE, "\n".join(f"- {line}" for line in verdicts(found))]
+    for view in dict.fromkeys(effect.view for effect in found):
+        parts += [f"## Predicted from {view}", markdown_table(table_of(found, view))]
+    write_text(folder / "ablation.md", "\n\n".join(parts) + "\n")
+    return folder / "ablation.md"
+
+
+def _views(data: TrainingData) -> dict[str, View]:
+    views: dict[str, View] = {WHOLE: lambda people: people}
+    return views | {f"{role} alone": alone(role) for role in data.inputs}
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
+
+
+def _probability(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One row's predictions on disk: an array for each view."""
+
+    folder: Path
+
+    def save(self, predicted: Mapping[str, np.ndarray], name: str) -> None:
+        for number, view in enumerate(predicted):
+            write_durably(self.folder / f"{number}.npy", partial(_save, predicted[view]))
+        write_json(self.folder / "row.json", {"row": name, "views": list(predicted)})
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        if not (self.folder / "row.json").is_file():
+            return None
+        views = read_json(self.folder / "row.json")["views"]
+        return {
+            view: np.load(self.folder / f"{number}.npy", allow_pickle=False)
+            for number, view in enumerate(views)
+        }
+
+
+def _save(values: np.ndarray, file: BinaryIO) -> None:
+    np.save(file, values, allow_pickle=False)

@@ -1,0 +1,254 @@
+"""Integrated gradients of the predicted age: what each feature adds to it, in years.
+
+For a function f, an input x and a baseline b (Sundararajan, Taly and Yan 2017, "Axiomatic attribution for
+deep networks"):
+
+    a_j = (x_j - b_j) ∫₀¹ ∂f/∂x_j ( b + α (x - b) ) dα          Σ_j a_j = f(x) - f(b)
+
+f is the predicted age in years. The baseline of a person is somebody of the same sex, with the same
+modalities, whose every feature is at the mean of the member's training people. So sex, and having a
+modality or not, get no credit.
+
+A front end is linear from the standardised and clipped features onwards. The path is straight there, so
+the integral is only needed over the network's components, and is carried back to the features by the
+front end's own loadings. A feature that was imputed stays at the imputed value in the baseline, too: it
+gets no credit. A volume's path is straight between voxels and those of the mean training volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_brainage.evaluation.held_out import Piece, check_folds, pieces
+from hpc_brainage.model.front_end import FrontEnd
+from hpc_brainage.model.member import Member
+from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput
+
+TOLERANCE = 0.01
+"""Years by which a person's attributions may miss the difference that they should add up to."""
+_NODES = (16, 64, 256)
+"""Points of the path; more are taken for those people only whose sum is not within the tolerance."""
+_VOLUMES_TO_AVERAGE = 128
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each input adds to the predicted age of each held-out scan, in years.
+
+    Attributes
+    ----------
+    names : by role, the features that any member takes, in the order of the data; none for a volume.
+    years : by role, float32 (scans, features); 0 for a feature that the scan's member does not take, that
+        was imputed, or whose modality is absent. Empty for a volume.
+    standardised : by role, the features' distance from the training mean in SD, clipped as the member
+        does, float32 (scans, features); 0 where `years` must be 0.
+    maps : by role, of a volume, mean and mean absolute years of each voxel over scans, two arrays of the
+        grid's shape.
+    age, baseline : predicted age of the scan and of its baseline, years (scans,); NaN where no member may
+        or can speak of the scan.
+    missed : by how much the sum of attributions misses age - baseline, years (scans,).
+    member : the member that held out each scan.
+    """
+
+    names: dict[str, tuple[str, ...]]
+    years: dict[str, np.ndarray]
+    standardised: dict[str, np.ndarray]
+    maps: dict[str, tuple[np.ndarray, np.ndarray]]
+    age: np.ndarray
+    baseline: np.ndarray
+    missed: np.ndarray
+    member: np.ndarray
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Bool (scans,), who has an attribution."""
+        return np.isfinite(self.age)
+
+
+def attribute(members: Sequence[Member], data: TrainingData, fold: np.ndarray) -> Attribution:
+    """Integrated gradients for every scan, by the member that never saw the person.
+
+    Parameters
+    ----------
+    fold : the member that held out each scan, shape (scans,); -1 for none.
+
+    Raises
+    ------
+    UsageError : the folds do not fit the members and the data.
+    """
+    check_folds(members, data, fold)
+    n = len(fold)
+    names: dict[str, tuple[str, ...]] = {}
+    years: dict[str, np.ndarray] = {}
+    standardised: dict[str, np.ndarray] = {}
+    sums: dict[str, list[np.ndarray]] = {}
+    for role in members[0].roles:
+        source = data.inputs[role]
+        if isinstance(source, FeatureInput):
+            taken = {name for member in members for name in member.features(role)}
+            names[role] = tuple(name for name in source.names if name in taken)
+            years[role], standardised[role] = (
+                np.zeros((n, len(names[role])), dtype=np.float32) for _ in range(2)
+            )
+        else:
+            sums[role] = [np.zeros(source.grid) for _ in range(2)]
+    age, baseline, missed = (np.full(n, np.nan) for _ in range(3))
+    for index, member in enumerate(members):
+        rows = np.flatnonzero(fold == index)
+        if not len(rows):
+            continue
+        member.eval()
+        middle = _middle(member, data, np.flatnonzero(fold != index))
+        columns = {role: _columns(member.features(role), names[role]) for role in names}
+        for piece in pieces(member, data, rows):
+            found = _attribute(member, piece, middle)
+            age[piece.rows], baseline[piece.rows] = found.age, found.baseline
+            missed[piece.rows] = found.missed
+            for role in names:
+                place = np.ix_(piece.rows, columns[role])
+                years[role][place], standardised[role][place] = found.years[role], found.z[role]
+            for role, (signed, absolute) in sums.items():
+                signed += found.years[role].sum(axis=0)
+                absolute += np.abs(found.years[role]).sum(axis=0)
+    maps = {}
+    for role, (signed, absolute) in sums.items():
+        people = max(int((np.isfinite(age) & data.inputs[role].present).sum()), 1)
+        maps[role] = (signed / people, absolute / people)
+    return Attribution(names, years, standardised, maps, age, baseline, missed, fold.copy())
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A piece's attributions, numpy; `years` and `z` by role in the member's own features."""
+
+    years: dict[str, np.ndarray]
+    z: dict[str, np.ndarray]
+    age: np.ndarray
+    baseline: np.ndarray
+    missed: np.ndarray
+
+
+def _attribute(member: Member, piece: Piece, middle: Mapping[str, torch.Tensor]) -> _Found:
+    inputs, here, _ = member.prepare(piece.x, piece.present)
+    z = {r: _z(member.front_ends[r], piece.x[r], here[r]) for r in inputs if r not in middle}
+    start = {
+        role: middle[role].expand_as(x)
+        if role in middle
+        else x - _projected(member.front_ends[role], z[role])
+        for role, x in inputs.items()
+    }
+    # An absent modality does not move along the path, and what stands in its row is not looked at.
+    change = {role: _where(here[role], x - start[role]) for role, x in inputs.items()}
+    end = {role: start[role] + change[role] for role in start}
+    with torch.no_grad():
+        age = _ages(member, end, here, piece.sex)
+        baseline = _ages(member, start, here, piece.sex)
+    gradient = {role: torch.zeros_like(x) for role, x in start.items()}
+    missed = torch.full_like(age, torch.inf)
+    known = torch.stack(list(here.values())).any(dim=0)
+    for nodes in _NODES:
+        again = torch.nonzero(known & ~(missed.abs() <= TOLERANCE))[:, 0]
+        if not len(again):
+            break
+        part = [{role: x[again] for role, x in each.items()} for each in (start, change, here)]
+        fresh = _mean_gradient(member, part[0], part[1], part[2], piece.sex[again], nodes)
+        total = sum((fresh[r] * part[1][r]).double().flatten(1).sum(dim=1) for r in fresh)
+        missed[again] = total - (age - baseline)[again]
+        for role in gradient:
+            gradient[role][again] = fresh[role]
+    years = {}
+    for role in inputs:
+        front_end = member.front_ends[role]
+        if isinstance(front_end, FrontEnd):
+            loading = gradient[role] @ front_end.basis_FP.T if front_end.components else gradient[role]
+            years[role] = (z[role] * loading / front_end.scale).cpu().numpy()
+        else:
+            years[role] = (gradient[role] * change[role]).cpu().numpy()
+    nobody = torch.full_like(age, torch.nan)
+    age, baseline, missed = (torch.where(known, value, nobody) for value in (age, baseline, missed))
+    return _Found(
+        years,
+        {role: value.cpu().numpy() for role, value in z.items()},
+        age.cpu().numpy(),
+        baseline.cpu().numpy(),
+        missed.cpu().numpy(),
+    )
+
+
+def _mean_gradient(
+    member: Member,
+    start: Mapping[str, torch.Tensor],
+    change: Mapping[str, torch.Tensor],
+    here: Mapping[str, torch.Tensor],
+    sex: torch.Tensor,
+    nodes: int,
+) -> dict[str, torch.Tensor]:
+    """The gradient of the age in years, averaged over the path by Gauss and Legendre's rule."""
+    mean = {role: torch.zeros_like(x) for role, x in start.items()}
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
+        at = {role: (start[role] + float(place) * change[role]).requires_grad_() for role in start}
+        total = _ages(member, at, here, sex).sum()
+        for role, slope in zip(at, torch.autograd.grad(total, list(at.values())), strict=True):
+            mean[role] += float(weight) * slope
+    return mean
+
+
+def _ages(
+    member: Member, inputs: Mapping[str, torch.Tensor], here: Mapping[str, torch.Tensor], sex: torch.Tensor
+) -> torch.Tensor:
+    """Ages in years from network inputs, float64 (scans,); for an unknown sex the mean over both."""
+    codes = member.network.encode(inputs, here)
+
+    def years(as_sex: torch.Tensor) -> torch.Tensor:
+        return member.age_scale.to_years(member.network.regress(codes, inputs, here, as_sex).mean.double())
+
+    told = years(sex)
+    if not (sex < 0).any():
+        return told
+    both = 0.5 * (years(torch.zeros_like(sex)) + years(torch.ones_like(sex)))
+    return torch.where(sex < 0, both, told)
+
+
+def _z(front_end: torch.nn.Module, x: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
+    """Clipped distance from the training mean, SD (scans, features); 0 where imputed or absent."""
+    assert isinstance(front_end, FrontEnd)
+    z = ((x - front_end.mean_F) / front_end.sd_F).clamp(-front_end.clip_sd, front_end.clip_sd)
+    return torch.where(torch.isnan(x) | ~here[:, None], torch.zeros_like(z), z)
+
+
+def _projected(front_end: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """What standardised features contribute to the network's input."""
+    assert isinstance(front_end, FrontEnd)
+    return (z @ front_end.basis_FP if front_end.components else z) / front_end.scale
+
+
+def _middle(member: Member, data: TrainingData, train: np.ndarray) -> dict[str, torch.Tensor]:
+    """By role, of volumes, the mean volume of (up to 128) training people as the network takes it."""
+    found = {}
+    for role in member.roles:
+        source = data.inputs[role]
+        if isinstance(source, VolumeInput):
+            own = train[source.present[train]]
+            chosen = own[
+                np.unique(np.linspace(0, len(own) - 1, min(len(own), _VOLUMES_TO_AVERAGE)).astype(int))
+            ]
+            total = torch.zeros(source.grid, dtype=torch.float64)
+            for row in chosen:
+                total += source.read(np.array([row]))[0].double()
+            mean = (total / len(chosen)).float().to(next(member.parameters()).device)
+            found[role] = member.front_ends[role](mean[None])
+    return found
+
+
+def _columns(own: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    place = {name: index for index, name in enumerate(names)}
+    return np.array([place[name] for name in own], dtype=np.int64)
+
+
+def _where(here: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.where(here.view(-1, *([1] * (x.dim() - 1))), x, torch.zeros_like(x))

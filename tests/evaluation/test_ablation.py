@@ -1,0 +1,140 @@
+"""Ablation: the same splits and seeds for every row, and no more said than the numbers carry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted_members import planted_data, quick
+
+from hpc_brainage.config import RunConfig, changed
+from hpc_brainage.evaluation import ablation
+from hpc_brainage.evaluation.ablation import (
+    AVERAGE,
+    FULL,
+    WHOLE,
+    Effect,
+    effects,
+    grid,
+    run_ablation,
+    table_of,
+    verdicts,
+    write_ablation,
+)
+from hpc_brainage.evaluation.intervals import corrected_t_test
+from hpc_brainage.evaluation.splits import people_folds
+from hpc_brainage.training.data import TrainingData
+
+ROLES = ("smri", "fmri")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    return planted_data(tmp_path_factory.mktemp("planted"), quick())
+
+
+def rows_named(*names: str) -> list[ablation.Row]:
+    return [row for row in grid(ROLES) if row.name in names]
+
+
+@pytest.mark.parametrize("roles", [ROLES, ("smri",), ("fmri",)])
+def test_every_row_is_a_setting_of_the_same_code_and_has_a_name_of_its_own(roles: tuple[str, ...]) -> None:
+    rows = grid(roles)
+    assert rows[0].name == FULL
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        assert (changed(RunConfig(), row.changes) == RunConfig()) == (not row.changes)
+        assert set(row.roles) <= set(roles)
+
+
+def test_rows_share_splits_and_seeds_and_are_kept(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick("training.epochs=2")
+    splits = people_folds(data, 3)
+    rows = rows_named(FULL, "no distance ratio", "smri alone", "fmri alone", AVERAGE)
+    heard: list[str] = []
+
+    def run(config: RunConfig) -> dict[str, dict[str, np.ndarray]]:
+        return run_ablation(
+            data, config, splits, (0, 1), rows, tmp_path, lambda done, total, name: heard.append(name)
+        )
+
+    found = run(config)
+    assert list(found) == [row.name for row in rows]
+    assert heard == [*found, ""]
+    has = {role: source.present for role, source in data.inputs.items()}
+    for name in (FULL, "no distance ratio"):
+        assert np.array_equal(np.isfinite(found[name]["smri alone"][1]), has["smri"])
+        assert np.isfinite(found[name][WHOLE]).all()
+    assert np.array_equal(found["fmri alone"][WHOLE], found["fmri alone"]["fmri alone"], equal_nan=True)
+    assert set(found["fmri alone"]) == {WHOLE, "fmri alone"}
+    expected = 0.5 * (found["fmri alone"][WHOLE] + found["smri alone"][WHOLE])
+    assert np.array_equal(found[AVERAGE][WHOLE], expected, equal_nan=True)
+
+    def nothing_to_train(*_: object) -> None:
+        raise AssertionError("the rows are there")
+
+    monkeypatch.setattr(ablation, "held_out_views", nothing_to_train)
+    again = run(config)
+    for name, views in found.items():
+        for view, ages in views.items():
+            assert np.array_equal(again[name][view], ages, equal_nan=True)
+    with pytest.raises(AssertionError, match="the rows are there"):
+        run(quick("training.epochs=3"))
+
+
+def known(data: TrainingData, *errors: np.ndarray) -> dict[str, np.ndarray]:
+    """Predictions that are wrong by these years, one for each seed."""
+    return {WHOLE: data.age.astype(float) + np.stack(errors)}
+
+
+def test_effects_are_those_of_the_same_people(data: TrainingData) -> None:
+    draw = np.random.default_rng(0)
+    splits = people_folds(data, 3)
+    base = draw.normal(0, 3, (2, len(data.scans)))
+    worse = np.sign(base) * (np.abs(base) + draw.uniform(0.9, 1.1, base.shape))
+    rows = rows_named(FULL, "no distance ratio", "no cross-reconstruction")
+    found = {
+        FULL: known(data, *base),
+        "no cross-reconstruction": known(data, *worse),
+        "no distance ratio": known(data, *base[::-1]),
+    }
+    full, cross, ratio = effects(found, rows, data, splits)
+    both = np.logical_and.reduce([source.present for source in data.inputs.values()])
+    assert full.scans == cross.scans == both.sum()
+    by_seed = np.abs(base[:, both]).mean(axis=1)
+    assert full.mae == pytest.approx(by_seed.mean())
+    assert full.sd == pytest.approx(by_seed.std(ddof=1))
+    assert full.ensemble == pytest.approx(np.abs(base.mean(axis=0))[both].mean())
+    assert (full.difference, full.p) == (None, None)
+    gained = (np.abs(worse) - np.abs(base)).mean(axis=0)
+    assert cross.difference == pytest.approx(gained[both].mean())
+    assert cross.interval is not None
+    assert cross.interval.low < cross.difference < cross.interval.high
+    test = corrected_t_test(np.array([gained[s.test[both[s.test]]].mean() for s in splits]), 0.5)
+    assert test is not None
+    assert cross.p == pytest.approx(2 * test.p)
+    assert (ratio.difference, ratio.p) == (0.0, 1.0)
+    said = verdicts([full, cross, ratio])
+    assert said[0].startswith(f"no cross-reconstruction ({WHOLE}): +1.0")
+    assert said[1].startswith("1 of 2 comparisons show no difference")
+
+
+def test_p_values_are_corrected_after_holm() -> None:
+    raw = (0.01, None, 0.04, 0.03, 0.5)
+    some = [Effect(str(p), "", WHOLE, 1, 1.0, None, 1.0, 0.0, None, p) for p in raw]
+    assert [effect.p for effect in ablation._holm(some)] == pytest.approx([0.04, None, 0.09, 0.09, 0.5])
+
+
+def test_the_report_says_what_was_found(data: TrainingData, tmp_path: Path) -> None:
+    effect = Effect(FULL, "", WHOLE, 10, 2.5, 0.1, 2.4)
+    other = replace(effect, row="no distance ratio", difference=-0.01, p=0.7, sd=None)
+    path = write_ablation(tmp_path, [effect, other], {"seeds": [0]}, "Ablation")
+    text = path.read_text()
+    assert "| full model |  | 10 | 2.500 ± 0.100 | 2.400 |  |  |  |" in text
+    assert "1 of 1 comparisons show no difference" in text
+    assert (tmp_path / "ablation.json").is_file()
+    assert table_of([effect, other], "another view").empty
