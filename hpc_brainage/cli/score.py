@@ -31,7 +31,7 @@ def score(
     """Score the scans of a store for the brain-age gap.
 
     Writes OUT.tsv, OUT.parquet and OUT.json. Every scan has a row, scored or not. People whom the model
-    was trained on are scored by the one member that never saw them. Run again after an interruption, it
+    was trained on are scored by members that never saw them. Run again after an interruption, it
     goes on where it stopped.
     """
     from hpc_brainage.cli.screen import progress
@@ -80,14 +80,14 @@ def _show(report: ScoringReport) -> None:
     status = ", ".join(f"{n} {name}" for name, n in about["status"].items())
     say(f"{len(report.table)} scans: {status}")
     if about["held_out"]:
-        say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by the"
-            " member that never saw them")  # fmt: skip
+        say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by"
+            " members that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
     notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in about["flags"].items())
     if "id_in_training" in about["flags"]:
         say(
             "  · id_in_training: an identifier of the training with another sex or age and other data."
-            " Whoever it is, the member that never saw the identifier scored them"
+            " Whoever it is, only members that never saw the identifier scored them"
         )
     if about["mean_gap"] is not None:
         say(

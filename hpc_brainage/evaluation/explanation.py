@@ -104,7 +104,7 @@ def _importance_text(judged: Judged, found: Explained) -> list[str]:
     ]
     if drawn := [role for role in drives.maps if role in judged.affines]:
         parts.append(f"Of {' and '.join(drawn)} every voxel has its years: see `maps/` and `figures/`.")
-    return [*parts, drives.markdown()]
+    return [*parts, *filter(None, [drives.markdown()])]
 
 
 def headlines(found: Explained, top: int = 5) -> list[Table]:

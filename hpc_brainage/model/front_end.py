@@ -6,8 +6,8 @@ the training people of one fold and nobody else, and it is part of the model: it
 the weights, and a feature is found by its name.
 
 The projection is a principal component analysis without whitening: a leading component keeps its larger
-variance, and all components are divided by one number, so that their mean square is 1 over the training
-people.
+variance, and all components are divided by one number, the standard deviation of the first over the
+training people, so that none is larger than a standardised feature.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def fit_front_end(
     front_end = FrontEnd(used, kept, clip_sd)
     if kept:
         front_end.basis_FP.copy_(torch.from_numpy(basis))
-        front_end.scale.fill_(float(np.sqrt(variance.mean())))
+        front_end.scale.fill_(float(np.sqrt(variance[0])))
     front_end.median_F.copy_(torch.from_numpy(median))
     front_end.mean_F.copy_(torch.from_numpy(mean))
     front_end.sd_F.copy_(torch.from_numpy(sd))

@@ -37,7 +37,7 @@ SCHEMA: dict[str, str] = {
     "brain_age_other_sex": "years, had the person been of the other sex",
     "brain_age_sd_members": "standard deviation over the members used, years; empty for one member",
     "members_used": "how many members were averaged",
-    "held_out": "true: the model was trained on this person; the one member that never saw them was asked",
+    "held_out": "true: the model was trained on this person; only members that never saw them were asked",
     "has_smri": "structural MRI was there and used",
     "has_fmri": "functional MRI was there and used",
     "imputed_smri": "structural features that were missing and took the training median",

@@ -23,7 +23,7 @@ from hpc_brainage.training.objective import Batch, Objective
 STEPS, B = 12, 16
 BRANCHES = {"smri": BranchSpec("mlp", (16,), components=10), "fmri": BranchSpec("mlp", (8,), components=6)}
 SETTINGS = (
-    "model.dropout=0.0", "model.shared=4", "model.distinct=4", "training.learning_rate=1e-2",
+    "model.dropout=0.2", "model.shared=4", "model.distinct=4", "training.learning_rate=1e-2",
     "training.weight_decay=0.1", "training.batch_size=16", "loss.ratio_kind=l2",
 )  # fmt: skip
 
