@@ -26,7 +26,7 @@ def ablate(
             " (one left out at a time)."
         ),
     ] = Protocol.folds,
-    seeds: Annotated[int, typer.Option(min=2, help="Networks for each split and row.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds of each split and row.")] = 5,
     row: Annotated[
         list[str] | None, typer.Option(help="Only this row beside the full model. May be repeated.")
     ] = None,
@@ -58,6 +58,7 @@ def ablate(
     from hpc_brainage.evaluation.ablation import (
         AVERAGE,
         FULL,
+        changes_nothing,
         effects,
         grid,
         run_ablation,
@@ -78,6 +79,14 @@ def ablate(
     for name in row or ():
         if name not in names:
             raise UsageError("unknown row", where=f"--row {name}", hint=nearest(name, names))
+    same = [one.name for one in rows if changes_nothing(one, config)]
+    if asked := [name for name in row or () if name in same]:
+        raise UsageError(
+            "this row changes nothing: the settings are so already",
+            where=f"--row {asked[0]}",
+            hint="leave it out, or change the recipe or --set",
+        )
+    rows = [one for one in rows if one.name not in same]
     if row:
         rows = [one for one in rows if one.name in (FULL, *row)]
     folder = out or Path("ablations") / (
@@ -85,6 +94,8 @@ def ablate(
     )
     chosen = range(config.training.seed, config.training.seed + seeds)
     notes(data.notes)
+    if same and not row:
+        notes([f"left out, for these settings are so already: {', '.join(same)}"])
     with progress("ablating") as show:
         found = run_ablation(data, config, splits, tuple(chosen), rows, folder, show)
     measured = effects(found, rows, data, splits)
@@ -96,7 +107,9 @@ def ablate(
         "where": where,
         "store_sha256": data.store.content_sha256,
     }
-    text = write_ablation(folder, measured, about, f"Ablation of {recipe.name}: {said}, {seeds} seeds")
+    networks = config.training.ensemble
+    of_seeds = f"{seeds} seeds" + (f" of {networks} networks each" if networks > 1 else "")
+    text = write_ablation(folder, measured, about, f"Ablation of {recipe.name}: {said}, {of_seeds}")
     for view in dict.fromkeys(one.view for one in measured):
         content = table_of(measured, view)
         columns = (name if name in ("row", "about") else f">{name}" for name in content.columns)

@@ -39,7 +39,9 @@ def evaluate(
             " all modalities), or sites (one left out at a time). With a run: openbhb, the challenge's."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="With a recipe: networks for each split.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="With a recipe: seeds of the model for each split.")
+    ] = 1,
     set: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,6 +8,7 @@ split and tested over the splits (`intervals.corrected_t_test`); p values are Ho
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.config import RunConfig, changed
+from hpc_brainage.errors import BrainAgeError, TrainingError
 from hpc_brainage.evaluation.intervals import Interval, bootstrap_difference, corrected_t_test
 from hpc_brainage.evaluation.pipelines import SAAVAEPipeline, View, alone, held_out_views
 from hpc_brainage.evaluation.splits import Split
@@ -25,6 +27,7 @@ from hpc_brainage.evaluation.tables import markdown_table
 from hpc_brainage.files import read_json, sha256_of, write_durably, write_json, write_text
 from hpc_brainage.provenance import software
 from hpc_brainage.training.data import TrainingData
+from hpc_brainage.training.loop import EpochReport
 
 FULL = "full model"
 AVERAGE = "average of the two alone"
@@ -34,9 +37,10 @@ WHOLE = "all they have"
 SIGNIFICANT = 0.05
 NOTE = (
     "Errors of held-out predictions in years, of people who have every modality: mean and standard"
-    " deviation over seeds of single networks, and of the ensemble of all seeds. A difference is from the"
-    " full model, with a 95 % bootstrap interval over people; p is of Nadeau and Bengio's corrected t test"
-    " over the splits, corrected after Holm for all comparisons in this file."
+    " deviation over seeds, each with as many networks as the settings say (training.ensemble), and of the"
+    " ensemble of all seeds. A difference is from the full model, with a 95 % bootstrap interval over"
+    " people; p is of Nadeau and Bengio's corrected t test over the splits, of which each counts the same,"
+    " corrected after Holm for all comparisons in this file."
 )
 
 
@@ -57,10 +61,12 @@ def grid(roles: tuple[str, ...]) -> list[Row]:
         Row(FULL, "", {}, roles),
         Row("no adversarial prior", terms, {"loss.adversarial": 0.0}, roles),
         Row("no KL, codes without spread", terms, {"model.prior_distinct": "none"}, roles),
-        Row("no reconstruction at all", terms, {"loss.reconstruction": 0.0, "loss.cross": 0.0}, roles),
+        Row("no reconstruction at all", terms, {
+            "loss.reconstruction": 0.0, "loss.cross": 0.0, "loss.translation": 0.0,
+        }, roles),
         Row("age loss alone", terms, {
-            "loss.reconstruction": 0.0, "loss.cross": 0.0, "loss.ratio": 0.0,
-            "model.prior_shared": "none", "model.prior_distinct": "none",
+            "loss.reconstruction": 0.0, "loss.cross": 0.0, "loss.translation": 0.0, "loss.ratio": 0.0,
+            "loss.sex": 0.0, "model.prior_shared": "none", "model.prior_distinct": "none",
         }, roles),
     ]  # fmt: skip
     if len(roles) == 2:
@@ -94,13 +100,18 @@ def grid(roles: tuple[str, ...]) -> list[Row]:
     return rows
 
 
+def changes_nothing(row: Row, config: RunConfig) -> bool:
+    """Whether the settings are already what the row would make of them."""
+    return bool(row.changes) and changed(config, row.changes) == config
+
+
 @dataclass(frozen=True)
 class Effect:
     """A row beside the full model, from one view of the people; years of MAE.
 
     Attributes
     ----------
-    mae, sd : mean and standard deviation over seeds, of single networks; no SD of one seed.
+    mae, sd : mean and standard deviation over seeds; no SD of one seed.
     ensemble : MAE of the mean prediction over seeds.
     difference : of `mae` from the full model's; None for the full model itself.
     interval : 95 % of the difference, by a bootstrap over people.
@@ -134,10 +145,28 @@ def run_ablation(
     """Held-out predictions of every row by view, years (seeds, scans).
 
     Each row is kept in the folder as soon as it is there; started again, the ablation goes on from there.
+
+    Parameters
+    ----------
+    progress : told how many epochs of members of how many are done, and of which row.
+
+    Raises
+    ------
+    TrainingError : nobody who is tested has every modality, so that rows could not be compared.
     """
+    if not _compared_people(data, splits).any():
+        raise TrainingError(
+            f"nobody who is tested has {' and '.join(data.inputs)}",
+            where=data.store.path,
+            expected="some people with every modality: on them the rows are compared",
+            hint="leave one out, as with --set fmri.use=false",
+        )
+    training = config.training
+    epochs = len(splits) * len(seeds) * training.ensemble * training.epochs
+    total = epochs * len(rows)
     found: dict[str, dict[str, np.ndarray]] = {}
     for number, row in enumerate(rows):
-        progress(number, len(rows), row.name)
+        progress(epochs * number, total, row.name)
         if row.name == AVERAGE:
             apart = [found[f"{role} alone"][WHOLE] for role in row.roles]
             found[row.name] = {WHOLE: np.mean(apart, axis=0)}
@@ -158,11 +187,19 @@ def run_ablation(
         kept = _Kept(folder / "rows" / key[:16])
         predicted = kept.load()
         if predicted is None:
-            predicted = held_out_views(SAAVAEPipeline(settings), seen, splits, seeds, _views(seen))
+            model = SAAVAEPipeline(settings, report=_counting(progress, epochs * number, total, row.name))
+            views = _views(row.roles if len(data.inputs) > 1 else ())
+            predicted = held_out_views(model, seen, splits, seeds, views)
             kept.save(predicted, row.name)
         found[row.name] = predicted
-    progress(len(rows), len(rows), "")
+    progress(total, total, "")
     return found
+
+
+def _counting(progress: Progress, done: int, total: int, name: str) -> EpochReport:
+    """Moves the progress on by one with each epoch of a member."""
+    count = itertools.count(done + 1)
+    return lambda record: progress(next(count), total, name)
 
 
 def effects(
@@ -175,10 +212,7 @@ def effects(
 
     Those count who were tested, have every modality and are predicted by both.
     """
-    age = data.age.astype(float)
-    tested = np.zeros(len(age), dtype=bool)
-    tested[np.concatenate([split.test for split in splits])] = True
-    tested &= np.logical_and.reduce([source.present for source in data.inputs.values()])
+    age, tested = data.age.astype(float), _compared_people(data, splits)
     made = []
     for row in rows:
         for view, own in found[row.name].items():
@@ -196,6 +230,14 @@ def effects(
             )
             made.append(effect if row.name == FULL else _compared(effect, own, full, known, data, splits))
     return _holm(made)
+
+
+def _compared_people(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
+    """Scans that are tested and have every modality, bool (scans,)."""
+    tested = np.zeros(len(data.scans), dtype=bool)
+    tested[np.concatenate([split.test for split in splits])] = True
+    everything: np.ndarray = np.logical_and.reduce([source.present for source in data.inputs.values()])
+    return tested & everything
 
 
 def _compared(
@@ -277,9 +319,10 @@ def write_ablation(folder: Path, found: Sequence[Effect], about: dict[str, Any],
     return folder / "ablation.md"
 
 
-def _views(data: TrainingData) -> dict[str, View]:
+def _views(roles: Sequence[str]) -> dict[str, View]:
+    """People with all that they have, and with each of these modalities alone."""
     views: dict[str, View] = {WHOLE: lambda people: people}
-    return views | {f"{role} alone": alone(role) for role in data.inputs}
+    return views | {f"{role} alone": alone(role) for role in roles}
 
 
 def _interval(interval: Interval | None) -> str:
@@ -304,13 +347,17 @@ class _Kept:
         write_json(self.folder / "row.json", {"row": name, "views": list(predicted)})
 
     def load(self) -> dict[str, np.ndarray] | None:
+        """The row as it was saved; None if it is not there, or damaged, so that it is made anew."""
         if not (self.folder / "row.json").is_file():
             return None
-        views = read_json(self.folder / "row.json")["views"]
-        return {
-            view: np.load(self.folder / f"{number}.npy", allow_pickle=False)
-            for number, view in enumerate(views)
-        }
+        try:
+            views = read_json(self.folder / "row.json")["views"]
+            return {
+                view: np.load(self.folder / f"{number}.npy", allow_pickle=False)
+                for number, view in enumerate(views)
+            }
+        except (BrainAgeError, OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def _save(values: np.ndarray, file: BinaryIO) -> None:

@@ -24,13 +24,18 @@ from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput
 
 Scale = Literal["years", "log"]
 
+MOST_FOR_MACHINES = 10_000
 _VOLUMES_AT_ONCE = 16
 _WEIGHTS = np.linspace(0, 1, 51)
 _FEWEST_TO_WEIGH = 10
 
 
 def baselines(data: TrainingData, config: RunConfig) -> list[Pipeline]:
-    """The simple predictors that this data allows: constants first, then from plain to strong."""
+    """The simple predictors that this data allows: constants first, then from plain to strong.
+
+    Support vector machines are left out of more than `MOST_FOR_MACHINES` scans: they take a matrix of all
+    pairs of scans.
+    """
     scales: tuple[Scale, Scale] = ("years", "log")
     ridge, machine = Ridge(), SupportVectors()
     roles = tuple(data.inputs)
@@ -39,17 +44,18 @@ def baselines(data: TrainingData, config: RunConfig) -> list[Pipeline]:
         Constant("predicting the median age", np.median),
     ]
     found += [Regression(ridge, config, roles, scale) for scale in scales]
-    found.append(Regression(machine, config, roles, "years"))
-    if len(roles) == 2:
-        found += [Regression(ridge, config, (role,), scale) for role in roles for scale in scales]
-        found += [
-            Regression(machine, config, roles[:1], "years"),
-            LateFusion((machine, ridge), config, roles, "years"),
-            LateFusion((ridge, ridge), config, roles, "log"),
-            LateFusion((machine, ridge), config, roles, "log"),
-        ]
-    else:
-        found.append(Regression(machine, config, roles, "log"))
+    few = len(data.scans) <= MOST_FOR_MACHINES
+    if few:
+        found.append(Regression(machine, config, roles, "years"))
+    if len(roles) == 1:
+        return [*found, Regression(machine, config, roles, "log")] if few else found
+    found += [Regression(ridge, config, (role,), scale) for role in roles for scale in scales]
+    if few:
+        found.append(Regression(machine, config, roles[:1], "years"))
+        found.append(LateFusion((machine, ridge), config, roles, "years"))
+    found.append(LateFusion((ridge, ridge), config, roles, "log"))
+    if few:
+        found.append(LateFusion((machine, ridge), config, roles, "log"))
     return found
 
 

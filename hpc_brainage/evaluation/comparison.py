@@ -102,6 +102,7 @@ def evaluate_predictions(
     protocol: str,
     constants: Sequence[str],
     of_less: Sequence[str] = (),
+    networks: int = 1,
 ) -> Evaluation:
     """Compare a model with the other predictors.
 
@@ -115,6 +116,7 @@ def evaluate_predictions(
     protocol : its name, for the tables.
     constants : which of the predictions are the same for everybody in a split.
     of_less : which of them are the model's own from fewer modalities; they are no rivals.
+    networks : how many networks each prediction of the model, for one seed, is the mean of.
 
     Raises
     ------
@@ -128,8 +130,10 @@ def evaluate_predictions(
     known = np.isfinite(predictions[model]).all(axis=0) & tested & np.isfinite(age)
     if not known.any():
         raise UsageError("the model predicts nobody", where=f"{model}, {protocol}")
-    forms = _forms(predictions)
-    models = tuple(name for name in forms if name == model or name.startswith(f"{model}, "))
+    forms_of = {name: _forms(name, own, networks) for name, own in predictions.items()}
+    forms = {name: own for parts in forms_of.values() for name, own in parts.items()}
+    models = tuple(forms_of[model])
+    own_kind = (*models, *(name for less in of_less for name in forms_of[less]))
     people, site = scans["participant_id"].to_numpy(), scans["site"].to_numpy()
 
     def measured(rows: np.ndarray) -> tuple[Measured, ...]:
@@ -161,9 +165,7 @@ def evaluate_predictions(
         everyone=everyone,
         differences=differences,
         groups=by_group,
-        verdicts=tuple(
-            verdict(name, everyone, differences, constants, (*models, *of_less)) for name in models
-        ),
+        verdicts=tuple(verdict(name, everyone, differences, constants, own_kind) for name in models),
     )
 
 
@@ -221,18 +223,20 @@ def _said(difference: Difference) -> str:
     return f"difference {difference.mae.value:+.2f}, 95 % {', '.join(parts)}" if parts else "no interval"
 
 
-def _forms(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each predictor, (seeds, scans); one with different seeds as single networks and as their ensemble."""
-    forms: dict[str, np.ndarray] = {}
-    for name, own in predictions.items():
-        with np.errstate(invalid="ignore"):
-            differ = len(own) > 1 and bool((own != own[:1])[:, np.isfinite(own).all(axis=0)].any())
-        if differ:
-            forms[f"{name}, one network (mean of {len(own)})"] = own
-            forms[f"{name}, ensemble of {len(own)}"] = own.mean(axis=0, keepdims=True)
-        else:
-            forms[name] = own[:1]
-    return forms
+def _forms(name: str, own: np.ndarray, networks: int) -> dict[str, np.ndarray]:
+    """A predictor, (seeds, scans); where seeds differ, for one of them and as the ensemble of all.
+
+    `networks` have already been averaged for each seed.
+    """
+    with np.errstate(invalid="ignore"):
+        differ = len(own) > 1 and bool((own != own[:1])[:, np.isfinite(own).all(axis=0)].any())
+    if not differ:
+        return {name: own[:1]}
+    one = "one network" if networks == 1 else f"ensemble of {networks}"
+    return {
+        f"{name}, {one} (mean of {len(own)})": own,
+        f"{name}, ensemble of {len(own) * networks}": own.mean(axis=0, keepdims=True),
+    }
 
 
 def _measured(

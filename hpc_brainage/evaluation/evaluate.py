@@ -34,7 +34,6 @@ from hpc_brainage.evaluation.splits import (
 from hpc_brainage.model.bundle import load_bundle
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import TrainingData, load_training_data
-from hpc_brainage.training.folds import assign_folds
 from hpc_brainage.training.preparation import check_settings
 
 MODEL = "SA-AVAE"
@@ -103,7 +102,7 @@ def evaluate_config(
     protocol : "folds" over people with the same mix, as a run has them; "kfold", scikit-learn's KFold over
         the people with all modalities, while the others are trained on in every fold; "sites", leaving
         one site out.
-    seeds : networks of the model for each split; the splits are the same for all.
+    seeds : of the model for each split, each with `training.ensemble` networks; the splits are the same.
     where : only these scans.
 
     Raises
@@ -113,7 +112,6 @@ def evaluate_config(
     """
     data = load_training_data(Store.open(store), config, where)
     settings = config.training
-    check_settings(data, config, assign_folds(data.scans, data.availability, settings.folds, settings.seed))
     splits, said = splits_of(data, config, protocol)
     chosen = range(settings.seed, settings.seed + seeds)
     simple = baselines(data, config)
@@ -136,6 +134,7 @@ def evaluate_config(
         protocol=said,
         constants=_constants(simple),
         of_less=tuple(views)[1:],
+        networks=settings.ensemble,
     )
     about = {
         "store_sha256": data.store.content_sha256,
@@ -170,7 +169,19 @@ def evaluate_openbhb(folder: Path) -> list[ChallengeResult]:
 
 
 def splits_of(data: TrainingData, config: RunConfig, protocol: str) -> tuple[list[Split], str]:
-    """The splits of a protocol ("folds", "kfold" or "sites"), and how a report calls it."""
+    """The splits of a protocol ("folds", "kfold" or "sites"), and how a report calls it.
+
+    Raises
+    ------
+    TrainingError : there are too few people or sites, or the settings do not fit what is trained on.
+    UsageError : another protocol.
+    """
+    splits, said = _splits_of(data, config, protocol)
+    check_settings(data, config, {split.name: split.train for split in splits})
+    return splits, said
+
+
+def _splits_of(data: TrainingData, config: RunConfig, protocol: str) -> tuple[list[Split], str]:
     folds, seed = config.training.folds, config.training.seed
     if protocol == "folds":
         return people_folds(data, folds, seed), f"{folds} folds over people"

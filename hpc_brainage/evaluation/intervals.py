@@ -17,6 +17,8 @@ MEASURES = ("mae", "rmse", "r2", "r")
 DRAWS = 2000
 LEVEL = 0.95
 _FEWEST_CLUSTERS = 3
+_COUNTS_AT_ONCE = 4_000_000
+"""Draws times clusters that are held in memory: some 100 MB, however many people there are."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ def bootstrap_errors(
     predicted = np.atleast_2d(np.asarray(predicted_SN, dtype=float))
     age = np.asarray(age_N, dtype=float)
     _check(predicted, age)
-    counts = _counts(cluster_N, draws, seed)
-    if counts is None:
+    columns = [_columns(own, age) for own in predicted]
+    sums = _drawn_sums(np.concatenate(columns, axis=1), cluster_N, draws, seed)
+    if sums is None:
         return dict.fromkeys(MEASURES)
-    index, times = counts
     found = {measure: np.zeros(draws) for measure in MEASURES}
-    for own in predicted:
-        for measure, values in _measures(own, age, index, times).items():
+    for own in np.split(sums, len(predicted), axis=1):
+        for measure, values in _measures(own, float(age.var())).items():
             found[measure] += values / len(predicted)
     return {measure: _percentiles(values) for measure, values in found.items()}
 
@@ -78,13 +80,9 @@ def bootstrap_difference(
     age = np.asarray(age_N, dtype=float)
     _check(a, age)
     _check(b, age)
-    counts = _counts(cluster_N, draws, seed)
-    if counts is None:
-        return None
-    index, times = counts
     difference = np.abs(a - age).mean(axis=0) - np.abs(b - age).mean(axis=0)
-    sums = times @ _by_cluster(np.stack([difference, np.ones(len(age))], axis=1), index, times.shape[1])
-    return _percentiles(sums[:, 0] / sums[:, 1])
+    sums = _drawn_sums(np.stack([difference, np.ones(len(age))], axis=1), cluster_N, draws, seed)
+    return None if sums is None else _percentiles(sums[:, 0] / sums[:, 1])
 
 
 @dataclass(frozen=True)
@@ -144,35 +142,37 @@ def _check(predicted_SN: np.ndarray, age_N: np.ndarray) -> None:
         )
 
 
-def _counts(cluster_N: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Each scan's cluster number, and how often each draw holds each cluster, float64 (draws, clusters)."""
+def _drawn_sums(value_NK: np.ndarray, cluster_N: np.ndarray, draws: int, seed: int) -> np.ndarray | None:
+    """Sums of values over the scans of each draw of clusters, (draws, K); None with too few clusters."""
     names, index = np.unique(np.asarray(cluster_N), return_inverse=True)
-    if len(names) < _FEWEST_CLUSTERS:
+    clusters = len(names)
+    if clusters < _FEWEST_CLUSTERS:
         return None
-    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    drawn += len(names) * np.arange(draws)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=draws * len(names)).reshape(draws, len(names))
-    return index, times.astype(float)
+    columns = [np.bincount(index, weights=column, minlength=clusters) for column in value_NK.T]
+    by_cluster = np.stack(columns, axis=1)
+    random = np.random.default_rng(seed)
+    sums = np.empty((draws, value_NK.shape[1]))
+    at_once = max(1, _COUNTS_AT_ONCE // clusters)
+    for first in range(0, draws, at_once):
+        part = min(at_once, draws - first)
+        drawn = random.integers(clusters, size=(part, clusters)) + clusters * np.arange(part)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=part * clusters).reshape(part, clusters)
+        sums[first : first + part] = times.astype(float) @ by_cluster
+    return sums
 
 
-def _by_cluster(value_NK: np.ndarray, index_N: np.ndarray, clusters: int) -> np.ndarray:
-    """Sums over the scans of each cluster, (clusters, K)."""
-    columns = [np.bincount(index_N, weights=column, minlength=clusters) for column in value_NK.T]
-    return np.stack(columns, axis=1)
-
-
-def _measures(
-    predicted: np.ndarray, age: np.ndarray, index: np.ndarray, times: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Every measure in every draw, NaN where it is not defined there."""
-    # Centred, so that the differences of large sums below lose no digits.
+def _columns(predicted: np.ndarray, age: np.ndarray) -> np.ndarray:
+    """Of each scan, what `_measures` needs the sums of, (scans, 8)."""
+    # Centred, so that the differences of large sums lose no digits.
     y, p = age - age.mean(), predicted - predicted.mean()
     error = predicted - age
-    columns = np.stack([np.ones_like(y), np.abs(error), error**2, y, y**2, p, p**2, p * y], axis=1)
-    n, absolute, squared, sum_y, sum_yy, sum_p, sum_pp, sum_py = (
-        times @ _by_cluster(columns, index, times.shape[1])
-    ).T
-    tiny = 1e-12 * max(float((y**2).mean()), 1e-300)
+    return np.stack([np.ones_like(y), np.abs(error), error**2, y, y**2, p, p**2, p * y], axis=1)
+
+
+def _measures(sums_D8: np.ndarray, age_variance: float) -> dict[str, np.ndarray]:
+    """Every measure in every draw from the sums of `_columns`, NaN where it is not defined there."""
+    n, absolute, squared, sum_y, sum_yy, sum_p, sum_pp, sum_py = sums_D8.T
+    tiny = 1e-12 * max(age_variance, 1e-300)
     spread_y = np.clip(sum_yy / n - (sum_y / n) ** 2, 0, None)
     spread_p = np.clip(sum_pp / n - (sum_p / n) ** 2, 0, None)
     together = sum_py / n - sum_y * sum_p / n**2

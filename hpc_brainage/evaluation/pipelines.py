@@ -21,7 +21,7 @@ from hpc_brainage.evaluation.splits import Split
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.distributed import join_processes
-from hpc_brainage.training.loop import EpochReport, MemberTask, train_member
+from hpc_brainage.training.loop import EpochReport, MemberTask, member_seed, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.stacked import can_be_stacked, train_stacked
 
@@ -90,11 +90,11 @@ def held_out_views(
 ) -> dict[str, np.ndarray]:
     """`held_out` with the tested people seen in several ways, say without a modality that they have."""
     check_splits(data, splits)
-    parts = [data.take(split.train) for split in splits]
     if pipeline.depends_on_seed:
+        parts = [data.take(split.train) for split in splits]
         fitted = pipeline.fit(parts * len(seeds), [seed for seed in seeds for _ in splits])
     else:
-        fitted = list(pipeline.fit(parts)) * len(seeds)
+        fitted = [pipeline.fit([data.take(split.train)])[0] for split in splits] * len(seeds)
     predicted = {name: np.full((len(seeds), len(data.scans)), np.nan) for name in views}
     places = [(row, split) for row in range(len(seeds)) for split in splits]
     for (row, split), one in zip(places, fitted, strict=True):
@@ -167,10 +167,11 @@ class SAAVAEPipeline:
         for part, seed in zip(people, seeds, strict=True):
             for _ in range(ensemble):
                 rows = np.arange(len(part.scans))
-                tasks.append(MemberTask(len(tasks), rows, seed * 1000 + counted[seed]))
+                tasks.append(MemberTask(len(tasks), rows, member_seed(seed, counted[seed])))
                 counted[seed] += 1
         members: dict[int, Member] = {}
-        if all(can_be_stacked(part, self.config, processes) for part in people):
+        fits = len({id(part) for part in people})  # members of all seeds share what is fitted
+        if all(can_be_stacked(part, self.config, processes, fits) for part in people):
             for place, member, _ in train_stacked(data, tasks, self.config, processes.device, self.report):
                 members[place] = member.eval()
         else:

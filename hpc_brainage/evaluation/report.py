@@ -21,7 +21,8 @@ NOTE = (
     f" intervals of {DRAWS:,} bootstrap draws of whole people, and after the bar of whole sites. R² is"
     " against the mean age of these very people. A difference is MAE of the model minus MAE of the other on"
     " the scans that both predict, below zero where the model is better; p is of Nadeau and Bengio's"
-    " corrected t test over the splits, and is not corrected for the number of comparisons."
+    " corrected t test over the splits, of which each counts the same, and is not corrected for the number"
+    " of comparisons."
 )
 
 

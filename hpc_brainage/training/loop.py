@@ -43,6 +43,14 @@ class MemberTask:
     seed: int
 
 
+def member_seed(run_seed: int, index: int) -> int:
+    """The seed of a run's member: no two members have the same, of one run or of runs of other seeds.
+
+    Thousands of `index` stand above the 41 bits that the largest run seed takes with its thousand members.
+    """
+    return run_seed * 1000 + index % 1000 + (index // 1000 << 41)
+
+
 @dataclass
 class BestEpoch:
     """The network of the epoch with the smallest validation error so far, years."""

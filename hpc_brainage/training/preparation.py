@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -16,12 +18,16 @@ _VOLUMES_TO_SCALE_BY = 32
 FEWEST_PEOPLE = 2
 
 
-def check_settings(data: TrainingData, config: RunConfig, fold: np.ndarray) -> None:
+def check_settings(data: TrainingData, config: RunConfig, training: Mapping[str, np.ndarray]) -> None:
     """Refuse, before anything is trained, what would fail in the middle of a run.
+
+    Parameters
+    ----------
+    training : by what is held out, as "fold 0", the rows that are trained on.
 
     Raises
     ------
-    TrainingError : an encoder does not fit its input, or a fold has too few people with a modality.
+    TrainingError : an encoder does not fit its input, or too few people with a modality are trained on.
     """
     if float(np.ptp(data.age)) == 0:
         raise TrainingError(
@@ -41,11 +47,11 @@ def check_settings(data: TrainingData, config: RunConfig, fold: np.ndarray) -> N
                 expected=f"one of {', '.join(VOLUME_ENCODERS)}",
                 hint=f"--set {role}.encoder=sfcn --set {role}.hidden=[8,16,32,64] is a small one",
             )
-        for index in range(config.training.folds):
-            n = int(source.present[fold != index].sum())
+        for held_out, rows in training.items():
+            n = int(source.present[rows].sum())
             if n < FEWEST_PEOPLE:
                 raise TrainingError(
-                    f"only {n} scans with {role} are left to train on when fold {index} is held out",
+                    f"only {n} scans with {role} are left to train on when {held_out} is held out",
                     expected=f"at least {FEWEST_PEOPLE}",
                     hint=f"use fewer folds, or leave it out with --set {role}.use=false",
                 )

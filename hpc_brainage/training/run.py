@@ -27,7 +27,7 @@ from hpc_brainage.training.data import TrainingData, load_training_data
 from hpc_brainage.training.description import describe_model
 from hpc_brainage.training.distributed import Processes, join_processes
 from hpc_brainage.training.folds import assign_folds
-from hpc_brainage.training.loop import EpochReport, MemberTask, train_member
+from hpc_brainage.training.loop import EpochReport, MemberTask, member_seed, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.preparation import check_settings
 from hpc_brainage.training.records import RunFolder
@@ -81,7 +81,8 @@ def run_training(
     data = load_training_data(store, config, request["where"])
     settings = config.training
     fold = assign_folds(data.scans, data.availability, settings.folds, settings.seed)
-    check_settings(data, config, fold)
+    folds = {f"fold {index}": np.flatnonzero(fold != index) for index in range(settings.folds)}
+    check_settings(data, config, folds)
     processes = join_processes(settings.device)
     key = _key(config, store, data)
     _agree(processes, key, settings)
@@ -107,9 +108,10 @@ def run_training(
 
     if processes.is_first:
         run.keep_metrics(list(finished))
+    learned_from = [rows for rows in folds.values() for _ in range(settings.ensemble)]
     tasks = [
-        MemberTask(index, np.flatnonzero(fold != index // settings.ensemble), settings.seed * 1000 + index)
-        for index in range(settings.members)
+        MemberTask(index, rows, member_seed(settings.seed, index))
+        for index, rows in enumerate(learned_from)
     ]
     done = [task.index for task in tasks if processes.word_of_the_first(float(task.index in finished))]
     for index, member, summary in _trained(data, tasks, done, config, processes, report):
@@ -140,7 +142,7 @@ def _trained(
     report: EpochReport,
 ) -> Iterator[tuple[int, Member, dict[str, Any]]]:
     """Each member that is not done, as soon as it is trained: its number, itself, and a summary."""
-    if can_be_stacked(data, config, processes):
+    if can_be_stacked(data, config, processes, config.training.folds):
         everyone = [data] * len(tasks)
         yield from train_stacked(everyone, tasks, config, processes.device, report, done)
         return

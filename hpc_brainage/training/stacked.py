@@ -41,15 +41,26 @@ from hpc_brainage.training.preparation import network_inputs, new_member
 AT_ONCE = 64
 """Members in one stack; more are no faster on a processor, and cost memory."""
 
-_BYTES_PER_PARAMETER = 16
+_BYTES_PER_PARAMETER = 16  # itself, its gradient, and two moments
+_BYTES_PER_INPUT = 8  # float32, as it was made and as it is stacked
 _MOST_BYTES = 4 << 30
 
 
-def can_be_stacked(data: TrainingData, config: RunConfig, processes: Processes) -> bool:
-    """Whether these members can be trained in one pass: tables only, on one process, to the last epoch."""
-    tables = all(isinstance(source, FeatureInput) for source in data.inputs.values())
+def can_be_stacked(data: TrainingData, config: RunConfig, processes: Processes, fits: int) -> bool:
+    """Whether these members can be trained in one pass: tables only, on one process, to the last epoch.
+
+    And only if what their networks take fits into memory as often as front ends are fitted: once for each
+    of `fits` choices of training people. Where it does not, a step is long enough to be taken alone.
+    """
     settings = config.training
-    return tables and processes.world_size == 1 and not settings.validation and not settings.zero_stage
+    if processes.world_size > 1 or settings.validation or settings.zero_stage:
+        return False
+    width = 0
+    for role, source in data.inputs.items():
+        if not isinstance(source, FeatureInput):
+            return False
+        width += min(config.modality(role).components or len(source.names), len(source.names))
+    return fits * len(data.scans) * width * _BYTES_PER_INPUT <= _MOST_BYTES
 
 
 def train_stacked(

@@ -132,3 +132,26 @@ def test_parts_of_the_model_are_taken_away_in_turn(
     assert wrong.code == 2
     assert "did you mean 'no distance ratio'" in wrong.text
     assert brainage("ablate", recipe, "people.zarr", "--protocol", "openbhb").code == 2
+    idle = brainage("ablate", recipe, "people.zarr", "--set", "model.sex=film", "--row", "sex: film")
+    assert idle.code == 2
+    assert "this row changes nothing" in idle.text
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "ablate"])
+def test_a_site_without_which_too_few_people_have_a_modality_is_named(
+    verb: str, brainage: Brainage, recipe: Path, tmp_path: Path
+) -> None:
+    """The folds of a run would do; leaving out site A leaves one person with fMRI."""
+    people = [f"p{i},{20 + i},{'FM'[i % 2]},{'AB'[i >= 16]}" for i in range(24)]
+    (tmp_path / "people.csv").write_text("\n".join(["participant_id,age,sex,site", *people]))
+    for name, chosen in (("smri", range(24)), ("fmri", (*range(16), 20))):
+        rows = [f"p{i},{i % 7},{i * i % 11},{i % 5}" for i in chosen]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["participant_id,a,b,c", *rows]))
+    made = brainage(
+        "convert", "people.csv", "few.zarr", "--id", "participant_id",
+        "--add", "smri=smri.csv", "--add", "fmri=fmri.csv",
+    )  # fmt: skip
+    assert made.code == 0, made.text
+    answer = brainage(verb, recipe, "few.zarr", "--protocol", "sites", "--seeds", 2)
+    assert answer.code == 3
+    assert "only 1 scans with fmri are left to train on when site A is held out" in answer.text

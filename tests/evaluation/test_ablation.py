@@ -10,12 +10,14 @@ import pytest
 from planted_members import planted_data, quick
 
 from hpc_brainage.config import RunConfig, changed
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.evaluation import ablation
 from hpc_brainage.evaluation.ablation import (
     AVERAGE,
     FULL,
     WHOLE,
     Effect,
+    changes_nothing,
     effects,
     grid,
     run_ablation,
@@ -64,7 +66,9 @@ def test_rows_share_splits_and_seeds_and_are_kept(
 
     found = run(config)
     assert list(found) == [row.name for row in rows]
-    assert heard == [*found, ""]
+    assert list(dict.fromkeys(heard)) == [*found, ""]
+    epochs = len(splits) * 2 * config.training.epochs
+    assert len(heard) == len(rows) + 4 * epochs + 1
     has = {role: source.present for role, source in data.inputs.items()}
     for name in (FULL, "no distance ratio"):
         assert np.array_equal(np.isfinite(found[name]["smri alone"][1]), has["smri"])
@@ -84,6 +88,59 @@ def test_rows_share_splits_and_seeds_and_are_kept(
             assert np.array_equal(again[name][view], ages, equal_nan=True)
     with pytest.raises(AssertionError, match="the rows are there"):
         run(quick("training.epochs=3"))
+
+
+def test_of_one_modality_every_comparison_is_made_once(data: TrainingData, tmp_path: Path) -> None:
+    config, splits = quick("training.epochs=1"), people_folds(data, 2)
+    rows = [row for row in grid(("smri",)) if row.name in (FULL, "no linear path")]
+    alone = data.only(("smri",))
+    found = run_ablation(alone, config, splits, (0, 1), rows, tmp_path, lambda *_: None)
+    assert [list(views) for views in found.values()] == [[WHOLE], [WHOLE]]
+    assert [effect.view for effect in effects(found, rows, alone, splits)] == [WHOLE, WHOLE]
+
+
+def test_people_of_whom_nobody_has_everything_are_refused_before_anything_is_trained(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    first = np.arange(len(data.scans)) % 2 == 0
+    inputs = {
+        role: replace(source, present=source.present & (first == (role == "smri")))
+        for role, source in data.inputs.items()
+    }
+    apart = replace(data, inputs=inputs)
+    with pytest.raises(TrainingError, match="nobody who is tested has smri and fmri") as refused:
+        run_ablation(apart, quick(), people_folds(data, 2), (0, 1), grid(ROLES), tmp_path, lambda *_: None)
+    assert "fmri.use=false" in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damaged", ["0.npy", "row.json"])
+def test_a_kept_row_that_is_damaged_is_made_anew(damaged: str, data: TrainingData, tmp_path: Path) -> None:
+    splits, rows = people_folds(data, 2), rows_named(FULL)
+
+    def run() -> dict[str, dict[str, np.ndarray]]:
+        return run_ablation(
+            data, quick("training.epochs=1"), splits, (0, 1), rows, tmp_path, lambda *_: None
+        )
+
+    first = run()
+    (kept,) = (tmp_path / "rows").iterdir()
+    (kept / damaged).write_bytes((kept / damaged).read_bytes()[:20])
+    for view, ages in run()[FULL].items():
+        assert np.array_equal(ages, first[FULL][view], equal_nan=True)
+
+
+def test_a_row_that_the_settings_are_already_changes_nothing() -> None:
+    same = {row.name for row in grid(ROLES) if changes_nothing(row, quick("model.sex=film"))}
+    assert same == {"sex: film"}
+    assert not any(changes_nothing(row, RunConfig()) for row in grid(ROLES))
+
+
+@pytest.mark.parametrize("name", ["no reconstruction at all", "age loss alone"])
+def test_nothing_is_rebuilt_where_a_row_says_so(name: str) -> None:
+    (row,) = rows_named(name)
+    loss = changed(quick("loss.translation=1.0"), row.changes).loss
+    assert loss.reconstruction == loss.cross == loss.translation == 0
 
 
 def known(data: TrainingData, *errors: np.ndarray) -> dict[str, np.ndarray]:

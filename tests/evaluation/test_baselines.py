@@ -189,3 +189,13 @@ def test_simple_predictors_reach_on_real_people_what_they_are_known_to(
     for name, known in KNOWN[protocol].items():
         assert fits[name].name == name
         assert mae(held_out(fits[name], people, splits)[0], people) < known + 0.05, name
+
+
+def test_machines_that_take_all_pairs_of_scans_are_left_out_of_large_cohorts(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_brainage.evaluation.baselines.MOST_FOR_MACHINES", 10)
+    for some in (data, data.only(["smri"])):
+        names = [pipeline.name for pipeline in baselines(some, CONFIG)]
+        assert not any("SVR" in name for name in names)
+        assert any(name.startswith("ridge") for name in names)

@@ -86,6 +86,30 @@ def test_the_model_from_fewer_modalities_is_no_rival() -> None:
     assert any(d.other == "net from smri alone" for d in found.differences)
 
 
+def test_the_model_from_fewer_modalities_is_no_rival_with_several_seeds_either() -> None:
+    predictions = {
+        "net": np.stack([AGE + 2 * NOISE, AGE + 2 * OTHER_NOISE]),
+        "mean": np.full((1, N), AGE.mean()),
+        "net from smri alone": np.stack([AGE + 0.1 * NOISE, AGE + 0.1 * OTHER_NOISE]),
+        "ridge": AGE[None] + 5 * OTHER_NOISE,
+    }
+    found = evaluate_predictions(
+        "net", predictions, SCANS, HAS, by_label(FOLD), protocol="5 folds", constants=["mean"],
+        of_less=["net from smri alone"],
+    )  # fmt: skip
+    assert len(found.verdicts) == 2
+    for said in found.verdicts:
+        assert "'ridge'" in said
+
+
+def test_a_seed_that_is_an_ensemble_itself_is_not_called_one_network() -> None:
+    predictions = {"net": np.stack([AGE + NOISE, AGE + OTHER_NOISE]), "mean": np.full((1, N), AGE.mean())}
+    found = evaluate_predictions(
+        "net", predictions, SCANS, HAS, by_label(FOLD), protocol="5 folds", constants=["mean"], networks=5
+    )
+    assert found.models == ("net, ensemble of 5 (mean of 2)", "net, ensemble of 10")
+
+
 def test_several_seeds_are_shown_as_one_network_and_as_an_ensemble() -> None:
     found = compare(np.stack([AGE + 3 * NOISE, AGE + 3 * OTHER_NOISE]))
     one, ensemble = (m for m in found.everyone if m.predictor.startswith("net"))

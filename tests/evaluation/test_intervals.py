@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from hpc_brainage.errors import UsageError
+from hpc_brainage.evaluation import intervals
 from hpc_brainage.evaluation.intervals import (
     bootstrap_difference,
     bootstrap_errors,
@@ -78,6 +79,17 @@ def test_people_of_a_site_who_err_together_make_the_interval_over_sites_wider() 
     assert over_people is not None
     assert over_sites is not None
     assert over_sites.high - over_sites.low > 2 * (over_people.high - over_people.low)
+
+
+def test_the_draws_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, age, cluster = some_people(90, clusters=30)
+    whole = intervals.bootstrap_errors(predicted, age, cluster)
+    monkeypatch.setattr(intervals, "_COUNTS_AT_ONCE", 30 * 7)
+    for measure, interval in intervals.bootstrap_errors(predicted, age, cluster).items():
+        before = whole[measure]
+        assert interval is not None
+        assert before is not None
+        assert (interval.low, interval.high) == pytest.approx((before.low, before.high), rel=1e-9)
 
 
 def test_two_thousand_draws_of_820_people_take_well_under_a_second() -> None:

@@ -18,6 +18,7 @@ from hpc_brainage.evaluation.pipelines import Fitted, SAAVAEPipeline, held_out
 from hpc_brainage.evaluation.splits import Split, people_folds
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput, load_training_data
+from hpc_brainage.training.loop import member_seed
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,15 @@ def test_a_pipeline_gets_the_training_rows_and_test_rows_without_ages(data: Trai
             np.testing.assert_array_equal(mine.x_NF, source.x_NF[split.test])
             np.testing.assert_array_equal(mine.present, source.present[split.test])
             assert len(trained.inputs[role].present) == len(split.train)
+
+
+def test_no_two_members_have_the_same_draws_however_many_there_are() -> None:
+    seeds = [
+        member_seed(run, index) for run in (0, 1, 2, 2**31 - 1) for index in (*range(1000), 1000, 2500)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**63
+    assert member_seed(3, 14) == 3014
 
 
 def test_a_column_that_says_the_age_in_another_way_does_not_reach_a_predictor(data: TrainingData) -> None:

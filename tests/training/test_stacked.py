@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,10 @@ def test_a_member_whose_loss_is_no_number_is_named(store: Path) -> None:
 def test_volumes_validation_and_several_processes_are_left_to_the_engine(store: Path) -> None:
     alone = join_processes("cpu")
     tables = load_training_data(Store.open(store), settings())
-    assert can_be_stacked(tables, settings(), alone)
-    assert not can_be_stacked(tables, settings("training.validation=0.2"), alone)
-    assert not can_be_stacked(tables, settings("training.zero_stage=1"), alone)
+    assert can_be_stacked(tables, settings(), alone, 3)
+    assert not can_be_stacked(tables, settings(), replace(alone, world_size=2), 3)
+    assert not can_be_stacked(tables, settings("training.validation=0.2"), alone, 3)
+    assert not can_be_stacked(tables, settings("training.zero_stage=1"), alone, 3)
+    assert not can_be_stacked(tables, settings(), alone, 10**7), "the memory has an end"
     volumes = settings('smri.tables=["vbm"]', "smri.encoder=sfcn", "smri.hidden=[4, 4]")
-    assert not can_be_stacked(load_training_data(Store.open(store), volumes), volumes, alone)
+    assert not can_be_stacked(load_training_data(Store.open(store), volumes), volumes, alone, 3)
