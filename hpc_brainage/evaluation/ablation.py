@@ -274,19 +274,34 @@ def _holm(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def verdicts(found: Sequence[Effect]) -> list[str]:
-    """What may be said, and no more: which changes cost, which gain, and how many do neither."""
-    compared = [effect for effect in found if effect.difference is not None and effect.p is not None]
+    """What may be said, and no more.
+
+    A difference is *sure* if the corrected test over the splits says so, and a *hint* if only its interval
+    over people excludes zero: a test over a handful of splits sees nothing but large differences.
+    """
+    compared = [effect for effect in found if effect.difference is not None]
     sure = [effect for effect in compared if effect.p is not None and effect.p < SIGNIFICANT]
-    said = [
-        f"{effect.row} ({effect.view}): {effect.difference:+.2f} years, p {_probability(effect.p)}"
-        for effect in sorted(sure, key=lambda effect: -abs(effect.difference or 0.0))
+    hints = [effect for effect in compared if effect not in sure and _excludes_zero(effect.interval)]
+    said = [f"{_named(effect)}, p {_probability(effect.p)}: sure" for effect in _largest_first(sure)]
+    said += [
+        f"{_named(effect)}, 95 % over people {_interval(effect.interval)}: a hint, which the test over the"
+        " splits does not confirm"
+        for effect in _largest_first(hints)
     ]
-    rest = len(compared) - len(sure)
-    return [
-        *said,
-        f"{rest} of {len(compared)} comparisons show no difference from the full model (p >= {SIGNIFICANT}"
-        " after correction): of these parts nobody can say from this data that they help or harm",
-    ]
+    rest = len(compared) - len(sure) - len(hints)
+    return [*said, f"{rest} of {len(compared)} comparisons show no difference from the full model"]
+
+
+def _named(effect: Effect) -> str:
+    return f"{effect.row} ({effect.view}): {effect.difference:+.2f} years"
+
+
+def _largest_first(effects: Sequence[Effect]) -> list[Effect]:
+    return sorted(effects, key=lambda effect: -abs(effect.difference or 0.0))
+
+
+def _excludes_zero(interval: Interval | None) -> bool:
+    return interval is not None and (interval.low > 0 or interval.high < 0)
 
 
 def table_of(found: Sequence[Effect], view: str) -> pd.DataFrame:

@@ -248,7 +248,8 @@ def why_not_ours(build: Build) -> StoreError | None:
     try:
         theirs = Plan.from_record(read_record(build.place, plan_key(others[0])))
     except StoreError as problem:
-        return problem
+        given_up = not build.place.has(plan_key(others[0]))  # by somebody who began at the same moment
+        return why_not_ours(build) if given_up else problem
     different = [word.removeprefix("the ") for word in theirs.differences(build.plan)]
     if theirs.extends is not None:
         same = None if build.plan.extends is None else f"the same {', '.join(different)}"

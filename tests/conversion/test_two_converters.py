@@ -227,6 +227,22 @@ def test_a_writer_whose_folder_was_taken_stops_and_touches_nothing(tmp_path: Pat
     assert hashes(tmp_path) == before
 
 
+def test_who_finds_a_plan_that_is_given_up_at_that_moment_has_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.zarr"
+    other = init(mixed_cohort(seed=0)[0], path)
+    mine = Build(other.place, steps.plan_for(mixed_cohort(seed=1)[0]))
+    read = building.read_record
+
+    def given_up(where: place.Place, key: str) -> object:
+        where.remove(key)
+        return read(where, key)
+
+    monkeypatch.setattr(building, "read_record", given_up)
+    assert building.why_not_ours(mine) is None
+
+
 def test_a_part_of_a_finished_store_is_not_written_again(tmp_path: Path) -> None:
     cohort, _ = mixed_cohort()
     build = init(cohort, tmp_path / "store.zarr")
