@@ -189,10 +189,19 @@ class TrainingConfig(Section):
     """Chance that fMRI is dropped from a person who has both, with `modality_training = "dropout"`."""
     sex_dropout: float = Field(0.05, ge=0, lt=1)
     """Chance that a person's sex is hidden in a step, so that an unknown sex can be scored."""
+    mixup: float = Field(0.0, ge=0, le=0.5)
+    """Largest share of another person, of the same sex and modalities, that is mixed into a scan and its
+    age; 0 leaves scans as they are."""
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
+    accumulation: int = Field(1, ge=1)
+    """Parts in which each process computes its scans of a step, to save memory; the step is the same."""
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    """How often a run is saved while a member is trained; a stop is saved in any case."""
+    timeout_minutes: float = Field(10.0, gt=0)
+    """How long the processes of a run wait for one another before they give up."""
 
     @property
     def members(self) -> int:

@@ -37,6 +37,7 @@ class Stream(IntEnum):
     PRIOR_DISTINCT = 6
     JOINT = 8
     DROPOUT = 9
+    MIXING = 10
     ENCODER = 1 << 8
     REGRESSOR = 3 << 8
     """One for each subset of the modalities that the age is learned from."""

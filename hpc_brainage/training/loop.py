@@ -7,7 +7,7 @@ Every process of a run goes through the same steps at the same time. Where somet
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_brainage.config import RunConfig, TrainingConfig
+from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.model.member import Member
-from hpc_brainage.model.noise import Draws, Stream
-from hpc_brainage.training.data import TrainingData, VolumeInput, stream
+from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.folds import batches, epoch_order, hold_back
-from hpc_brainage.training.objective import Batch, Objective, step_counts
+from hpc_brainage.training.objective import Objective
 from hpc_brainage.training.prediction import mean_absolute_error, predict_rows
-from hpc_brainage.training.preparation import network_inputs, new_member, scaled
+from hpc_brainage.training.preparation import network_inputs, new_member
+from hpc_brainage.training.steps import Steps
 
 _CHECKED = 64
 """Training scans whose ages a trained member must be able to say."""
@@ -94,7 +94,7 @@ def train_member(
     for epoch in range(settings.epochs):
         started = time.perf_counter()
         order = rows[epoch_order(groups, task.seed, epoch)]
-        steps = _Steps(data, member, inputs, present, task.seed, settings, processes, step, total_steps)
+        steps = Steps(data, member, inputs, present, task.seed, settings, processes, step, total_steps)
         record, step = steps.run(engine, batches(order, settings.batch_size, processes.world_size))
         check_loss(record["loss"], epoch, task)
         if len(validation):
@@ -151,71 +151,3 @@ def check_ages(member: Member, data: TrainingData, rows: np.ndarray, task: Membe
             where=f"member {task.index}",
             hint=_CALM_DOWN,
         )
-
-
-@dataclass
-class _Steps:
-    """An epoch's steps, from rows to the engine."""
-
-    data: TrainingData
-    member: Member
-    inputs: dict[str, torch.Tensor | VolumeInput]
-    present: dict[str, torch.Tensor]
-    seed: int
-    settings: TrainingConfig
-    processes: Processes
-    step: int
-    total_steps: int
-
-    def run(self, engine: Engine, whole: list[np.ndarray]) -> tuple[dict[str, float], int]:
-        """Take a step for each batch of rows; returns each term's mean over the epoch, and the step."""
-        engine.train_mode(True)
-        share = slice(self.processes.rank, None, self.processes.world_size)
-        sums: dict[str, torch.Tensor] = {}
-        for rows, (mine, x) in zip(whole, stream(self.inputs, [r[share] for r in whole]), strict=True):
-            loss, terms = engine.step(self._batch(rows, mine, x, share))
-            for name, value in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            self.step += 1
-        # Each process holds its scans' share of every mean over the step; together they are the mean.
-        together = self.processes.summed(torch.stack([value.float() for value in sums.values()]))
-        means = {name: value / len(whole) for name, value in zip(sums, together.tolist(), strict=True)}
-        return means, self.step
-
-    def _batch(self, rows: np.ndarray, mine: np.ndarray, x: dict[str, torch.Tensor], share: slice) -> Batch:
-        device, index = self.processes.device, torch.from_numpy(mine)
-        whole = torch.from_numpy(rows)
-        present = {role: mask[whole] for role, mask in self.present.items()}
-        seen = hide_modalities(present, self.settings, Draws(whole, self.seed, self.step))
-        age = torch.from_numpy(self.data.age[mine])
-        return Batch(
-            x={role: scaled(self.member, role, value.to(device)) for role, value in x.items()},
-            present={role: mask[share].to(device) for role, mask in seen.items()},
-            sex=torch.from_numpy(self.data.sex[mine]).to(device),
-            age=self.member.age_scale.to_scale(age).to(device),
-            scan=index.to(device),
-            counts={n: int(c) for n, c in step_counts(seen, torch.from_numpy(self.data.sex[rows])).items()},
-            seed=self.seed,
-            step=self.step,
-            progress=self.step / self.total_steps,
-            processes=self.processes.world_size,
-        )
-
-
-def hide_modalities(
-    present: Mapping[str, torch.Tensor], settings: TrainingConfig, draws: Draws
-) -> dict[str, torch.Tensor]:
-    """Presence of each modality in a step, bool (scans,) by role, after some have been dropped.
-
-    With `modality_training = "dropout"` some people who have both lose one of them for this step. The
-    draw depends on the scan and the step, so every process knows it for the whole step.
-    """
-    masks = dict(present)
-    if settings.modality_training != "dropout" or len(masks) < 2:
-        return masks
-    pair = masks["smri"] & masks["fmri"]
-    u = draws.uniform(1, Stream.MODALITY)[:, 0]
-    return {
-        "smri": masks["smri"] & ~(pair & (u > 1 - settings.drop_smri)),
-        "fmri": masks["fmri"] & ~(pair & (u < settings.drop_fmri)),
-    }

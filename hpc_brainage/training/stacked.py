@@ -32,11 +32,12 @@ from hpc_brainage.training.loop import (
     MemberTask,
     check_ages,
     check_loss,
-    hide_modalities,
 )
+from hpc_brainage.training.mixing import mixed, mixing
 from hpc_brainage.training.objective import Batch, Objective, step_counts
 from hpc_brainage.training.optimizer import adamw, cosine, decayed
 from hpc_brainage.training.preparation import network_inputs, new_member
+from hpc_brainage.training.steps import hide_modalities
 
 AT_ONCE = 64
 """Members in one stack; more are no faster on a processor, and cost memory."""
@@ -299,7 +300,12 @@ class _Stack:
             scan: torch.Tensor,
             seed: torch.Tensor,
         ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            present = hide_modalities(present, self.config.training, Draws(scan, seed, step))
+            draws = Draws(scan, seed, step)
+            present = hide_modalities(present, self.config.training, draws)
+            if largest := self.config.training.mixup:
+                partner, share = mixing(present, sex, draws, largest)
+                x = {role: mixed(own, own[partner], share) for role, own in x.items()}
+                age = mixed(age, age[partner], share)
             batch = Batch(
                 x=x,
                 present=present,

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stacked_batches import stacked_fields
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import UsageError
 from hpc_brainage.model.noise import Draws
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
-from hpc_brainage.training.loop import hide_modalities
 from hpc_brainage.training.objective import Batch, Objective, step_counts
+from hpc_brainage.training.steps import hide_modalities
 
 B = 12
 BRANCHES = {"smri": BranchSpec("mlp", (8,), components=6), "fmri": BranchSpec("mlp", (8,), components=5)}
@@ -172,15 +173,7 @@ def assert_stacked_members_learn_what_each_learns_alone(*settings: str) -> None:
             )
         )  # fmt: skip
     parameters, _ = stack_module_state(members)
-    varying = ("x", "present", "sex", "age", "scan", "counts", "seed")
-    stacked = {}
-    for name in varying:
-        values = [getattr(own, name) for own in given]
-        stacked[name] = (
-            {key: torch.stack([value[key] for value in values]) for key in values[0]}
-            if isinstance(values[0], dict)
-            else torch.stack(values)
-        )
+    stacked = stacked_fields(given)
 
     def loss(own: dict[str, torch.Tensor], varied: dict) -> torch.Tensor:
         one = replace(given[0], **varied)

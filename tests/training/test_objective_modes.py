@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import torch
+from stacked_batches import stacked_fields
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from hpc_brainage.config import LossConfig, ModelConfig, load_config
@@ -127,14 +128,7 @@ def test_stacked_members_learn_what_each_learns_alone(settings: tuple[str, ...])
                 own, sex=sex, present=present, counts=step_counts(present, sex), seed=torch.tensor(seed)
             )
         )
-    stacked = {}
-    for name in ("x", "present", "sex", "age", "scan", "counts", "seed"):
-        values = [getattr(own, name) for own in given]
-        stacked[name] = (
-            {key: torch.stack([value[key] for value in values]) for key in values[0]}
-            if isinstance(values[0], dict)
-            else torch.stack(values)
-        )
+    stacked = stacked_fields(given)
 
     def loss(own: dict[str, torch.Tensor], varied: dict) -> torch.Tensor:
         return functional_call(members[0], own, (replace(given[0], **varied),))[0]

@@ -75,8 +75,9 @@ def assert_same_member(one: Member, other: Member) -> None:
         ("training.modality_training=none", "loss.ratio_kind=batch_sq", "training.gradient_clipping=0.1"),
         ("model.prior_shared=both", "model.dropout=0", "loss.age_scale=log", "loss.age_form=mse"),
         ("fmri.use=false", "model.linear_path=false", "model.sex=none"),
+        ("training.mixup=0.5", "training.modality_training=dropout", "training.drop_fmri=0.5"),
     ],
-    ids=["as they are", "hidden modalities", "clipped", "other terms", "one modality"],
+    ids=["as they are", "hidden modalities", "clipped", "other terms", "one modality", "mixed people"],
 )
 def test_members_end_as_they_would_alone(store: Path, more: tuple[str, ...]) -> None:
     config = settings(*more)

@@ -1,0 +1,130 @@
+"""An epoch's steps, from rows to the engine: what of whom is seen in each, and by which process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpc_brainage.config import TrainingConfig
+from hpc_brainage.model.member import Member
+from hpc_brainage.model.noise import Draws, Stream
+from hpc_brainage.training.data import TrainingData, VolumeInput, stream
+from hpc_brainage.training.distributed import Processes
+from hpc_brainage.training.engine import Engine
+from hpc_brainage.training.mixing import mixed, mixing
+from hpc_brainage.training.objective import Batch, step_counts
+from hpc_brainage.training.preparation import scaled
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A step as all processes know it.
+
+    Attributes
+    ----------
+    rows : the scans of the step, on all processes.
+    present : by role, bool (scans,), what is seen of them in this step.
+    partners : rows that they are mixed with, and `share` how much of those; None without mixup.
+    """
+
+    rows: np.ndarray
+    present: dict[str, torch.Tensor]
+    partners: np.ndarray | None
+    share: torch.Tensor | None
+
+
+@dataclass
+class Steps:
+    """An epoch's steps, from rows to the engine."""
+
+    data: TrainingData
+    member: Member
+    inputs: dict[str, torch.Tensor | VolumeInput]
+    present: dict[str, torch.Tensor]
+    seed: int
+    settings: TrainingConfig
+    processes: Processes
+    step: int
+    total_steps: int
+
+    def run(self, engine: Engine, whole: list[np.ndarray]) -> tuple[dict[str, float], int]:
+        """Take a step for each batch of rows; returns each term's mean over the epoch, and the step."""
+        engine.train_mode(True)
+        plans = [self._plan(rows, self.step + ahead) for ahead, rows in enumerate(whole)]
+        sums: dict[str, torch.Tensor] = {}
+        taken = stream(self.inputs, [self._taken(plan) for plan in plans])
+        for plan, (_, x) in zip(plans, taken, strict=True):
+            loss, terms = engine.step(self._batch(plan, x))
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            self.step += 1
+        # Each process holds its scans' share of every mean over the step; together they are the mean.
+        together = self.processes.summed(torch.stack([value.float() for value in sums.values()]))
+        means = {name: value / len(whole) for name, value in zip(sums, together.tolist(), strict=True)}
+        return means, self.step
+
+    @property
+    def _mine(self) -> slice:
+        """The part of a step's scans that this process takes."""
+        return slice(self.processes.rank, None, self.processes.world_size)
+
+    def _plan(self, rows: np.ndarray, step: int) -> _Plan:
+        index = torch.from_numpy(rows)
+        draws = Draws(index, self.seed, step)
+        present = {role: mask[index] for role, mask in self.present.items()}
+        seen = hide_modalities(present, self.settings, draws)
+        if not self.settings.mixup:
+            return _Plan(rows, seen, None, None)
+        sex = torch.from_numpy(self.data.sex[rows])
+        partner, share = mixing(seen, sex, draws, self.settings.mixup)
+        return _Plan(rows, seen, rows[partner.numpy()], share)
+
+    def _taken(self, plan: _Plan) -> np.ndarray:
+        """The rows that this process reads for a step: its own, then those that they are mixed with."""
+        mine = plan.rows[self._mine]
+        return mine if plan.partners is None else np.concatenate([mine, plan.partners[self._mine]])
+
+    def _batch(self, plan: _Plan, x: dict[str, torch.Tensor]) -> Batch:
+        device, mine = self.processes.device, plan.rows[self._mine]
+        sex = self.data.sex[plan.rows]
+        x = {role: scaled(self.member, role, value.to(device)) for role, value in x.items()}
+        age = self.member.age_scale.to_scale(torch.from_numpy(self.data.age[self._taken(plan)])).to(device)
+        if plan.share is not None:
+            share = plan.share[self._mine].to(device)
+            n = len(mine)
+            x = {role: mixed(value[:n], value[n:], share) for role, value in x.items()}
+            age = mixed(age[:n], age[n:], share)
+        return Batch(
+            x=x,
+            present={role: mask[self._mine].to(device) for role, mask in plan.present.items()},
+            sex=torch.from_numpy(sex[self._mine]).to(device),
+            age=age,
+            scan=torch.from_numpy(mine).to(device),
+            counts={name: int(n) for name, n in step_counts(plan.present, torch.from_numpy(sex)).items()},
+            seed=self.seed,
+            step=self.step,
+            progress=self.step / self.total_steps,
+            processes=self.processes.world_size,
+        )
+
+
+def hide_modalities(
+    present: Mapping[str, torch.Tensor], settings: TrainingConfig, draws: Draws
+) -> dict[str, torch.Tensor]:
+    """Presence of each modality in a step, bool (scans,) by role, after some have been dropped.
+
+    With `modality_training = "dropout"` some people who have both lose one of them for this step. The
+    draw depends on the scan and the step, so every process knows it for the whole step.
+    """
+    masks = dict(present)
+    if settings.modality_training != "dropout" or len(masks) < 2:
+        return masks
+    pair = masks["smri"] & masks["fmri"]
+    u = draws.uniform(1, Stream.MODALITY)[:, 0]
+    return {
+        "smri": masks["smri"] & ~(pair & (u > 1 - settings.drop_smri)),
+        "fmri": masks["fmri"] & ~(pair & (u < settings.drop_fmri)),
+    }
