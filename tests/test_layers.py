@@ -47,7 +47,7 @@ ENGINES = {
     "nilearn": ("cohorts/", "reporting/"),
     "matplotlib": ("reporting/",),
     "torch": ("model/", "losses/", "training/", "scoring/", "evaluation/", "cli/doctor.py"),
-    "safetensors": ("model/", "training/checkpoint.py"),
+    "safetensors": ("model/", "training/checkpoint.py", "training/snapshot.py"),
     "sklearn": ("cohorts/", "evaluation/"),
     "deepspeed": ("training/engine.py", "training/distributed.py"),
     "submitit": ("cluster/",),

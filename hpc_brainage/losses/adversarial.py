@@ -20,7 +20,7 @@ parameters on the codes. The gradients are the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from hpc_brainage.losses.adversarial_logits import logit_terms
 from hpc_brainage.losses.means import masked_mean
 
 _LARGEST_LOGIT = 80.0
@@ -68,39 +69,33 @@ def adversarial_terms(
     single_pass : over the bridge, with one evaluation of D; else with two.
     """
     roles = list(codes)
-    gates = {role: _Gate(weight) for role in roles}
-    inputs = []
-    for role in roles:
-        code = _bridge(codes[role], gates[role]) if single_pass else codes[role].detach()
-        inputs.append(torch.cat([code, prior[role].to(code)]))
-    logits = discriminator(torch.cat(inputs)).chunk(len(roles))
-    loss_d = loss_adv = right = codes[roles[0]].new_zeros(())
-    for role, both in zip(roles, logits, strict=True):
-        fake, real = both.chunk(2)
-        gates[role].logit = fake.detach()
-        here, n = present[role], counts[role]
-        loss_d = loss_d + masked_mean(F.softplus(-real) + F.softplus(fake), here, n) / len(roles)
-        loss_adv = loss_adv + masked_mean(F.softplus(-fake.detach()), here, n) / len(roles)
-        correct = 0.5 * ((real > 0).to(fake) + (fake <= 0).to(fake))
-        right = right + masked_mean(correct, here, n) / len(roles)
+    here, n = [present[role] for role in roles], [counts[role] for role in roles]
+    together = torch.cat([codes[role] for role in roles])
+    gate = _Gate(weight)
+    seen = _bridge(together, gate) if single_pass else together.detach()
+    drawn = torch.cat([prior[role] for role in roles]).to(seen)
+    fake, real = discriminator(torch.cat([seen, drawn])).chunk(2)
+    gate.logit = fake.detach()
+    shape = (len(roles), len(here[0]))
+    loss_d, loss_adv, right = logit_terms(fake.view(shape), real.view(shape), here, n)
     if not single_pass:
-        live = weight * _against_frozen(discriminator, codes, present, counts)
+        live = weight * _against_frozen(discriminator, together, here, n)
         loss_d = loss_d + (live - live.detach())
-    return AdversarialTerms(loss_d, loss_adv, right)
+    return AdversarialTerms(loss_d, loss_adv.detach(), right)
 
 
 def _against_frozen(
     discriminator: nn.Module,
-    codes: Mapping[str, torch.Tensor],
-    present: Mapping[str, torch.Tensor],
-    counts: Mapping[str, int | torch.Tensor],
+    codes: torch.Tensor,
+    present: Sequence[torch.Tensor],
+    counts: Sequence[int | torch.Tensor],
 ) -> torch.Tensor:
-    """L_adv / λ with a gradient for the codes and none for D's parameters."""
+    """L_adv / λ with a gradient for the codes, (M B, C), and none for D's parameters."""
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    logits = functional_call(discriminator, frozen, (torch.cat(list(codes.values())),)).chunk(len(codes))
+    logits = functional_call(discriminator, frozen, (codes,)).chunk(len(present))
     terms = [
-        masked_mean(F.softplus(-logit), present[role], counts[role])
-        for role, logit in zip(codes, logits, strict=True)
+        masked_mean(F.softplus(-logit), here, n)
+        for logit, here, n in zip(logits, present, counts, strict=True)
     ]
     return torch.stack(terms).mean()
 

@@ -1,23 +1,20 @@
-"""Reconstruction: squared error of a rebuilt modality."""
+"""Reconstruction: which scans of a rebuilt modality count, and how much."""
 
 from __future__ import annotations
 
 import torch
 
-from hpc_brainage.losses.means import masked_mean
 
-
-def reconstruction_loss(
-    rebuilt_BF: torch.Tensor, target_BF: torch.Tensor, mask_B: torch.Tensor, count: int | torch.Tensor
+def scan_weights(
+    mask_B: torch.Tensor, count: int | torch.Tensor, features: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """(1 / (n F)) sum_i a_i |x_i - x̂_i|²: the same weight for 800 as for 500,000 features.
+    """a_i / (n F) of each scan (B,): with them a sum of errors is the mean that a term is.
 
-    The self term takes all scans that have the modality, the cross term those that have both.
+    A mean over features has the same weight for 800 as for 500,000 of them. The self term takes all n scans
+    of the step that have the modality, the cross term those that have both.
     """
-    if rebuilt_BF.shape != target_BF.shape:
-        raise ValueError(
-            f"rebuilt {tuple(rebuilt_BF.shape)} and target {tuple(target_BF.shape)} differ in shape"
-        )
-    here = mask_B[:, None]
-    difference = torch.where(here, rebuilt_BF - target_BF, torch.zeros_like(rebuilt_BF))
-    return masked_mean(difference.square().mean(dim=1), mask_B, count)
+    if isinstance(count, torch.Tensor):
+        share = 1 / (count.clamp(min=1).to(dtype) * features)
+    else:
+        share = torch.tensor(1 / (max(count, 1) * features), dtype=dtype, device=mask_B.device)
+    return torch.where(mask_B, share, torch.zeros_like(share))

@@ -9,6 +9,7 @@ tensor, so that many members, each with its own, can be trained in one pass (`to
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,14 +118,22 @@ def philox(
     -------
     Four int64 tensors of the same shape, each in [0, 2**32).
     """
+    if isinstance(seed, int) and _in_one_kernel(counter[0]):
+        from hpc_brainage.model.philox_triton import philox_words
+
+        return philox_words(counter, seed)
     c0, c1, c2, c3 = counter
-    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
-    for _ in range(_ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+    # The two halves of a round are alike, so each operation does both.
+    even, odd = torch.stack([c0, c2]), torch.stack([c1, c3])
+    both = (2, *(1 for _ in c0.shape))
+    multipliers = torch.tensor(_MULTIPLIERS, device=c0.device).view(both)
+    for key in _keys(seed, c0.device).unbind():
+        # The low 32 bits of a product are the next odd word and the high ones go into the next even one,
+        # each in the other half. What else an int64 holds is cut off before it would be multiplied.
+        product = (even * multipliers).flip(0)
+        even, odd = ((product >> 32) ^ odd ^ key.view(both)) & _MASK, product
+    odd = odd & _MASK
+    return even[0], odd[0], even[1], odd[1]
 
 
 def uniform(
@@ -177,10 +186,21 @@ def _counter(
     )
 
 
-def _multiply(word: torch.Tensor, constant: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product; int64 wraps, so all 64 bits are there."""
-    product = word * constant
-    return (product >> 32) & _MASK, product & _MASK
+def _keys(seed: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The two key words of each round, int64 (rounds, 2)."""
+    low, high = seed & _MASK, (seed >> 32) & _MASK
+    if isinstance(low, torch.Tensor) and isinstance(high, torch.Tensor):
+        first = torch.stack([low, high])
+    else:
+        first = torch.tensor([low, high], device=device)
+    rounds = torch.arange(_ROUNDS, device=device)
+    return (first + rounds[:, None] * torch.tensor(_WEYL, device=device)) & _MASK
+
+
+def _in_one_kernel(word: torch.Tensor) -> bool:
+    """Whether Triton can draw for these scans: they are on a GPU, and nothing traces or vectorises."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(word)
+    return word.is_cuda and not wrapped and importlib.util.find_spec("triton") is not None
 
 
 def _mix(word: torch.Tensor) -> torch.Tensor:

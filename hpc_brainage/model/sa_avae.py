@@ -186,10 +186,8 @@ class SAAVAE(nn.Module):
         noise = None
         if draws is not None and (drawn_shared or drawn_distinct):
             noise = draws.normals(width, [Stream.CODE + place for place in places])
-        for number, (role, place) in enumerate(zip(self.roles, places, strict=True)):
+        for number, (role, (mu, log_variance)) in enumerate(self.gaussians(x, present, draws).items()):
             here = present[role]
-            clean = torch.where(_like(here, x[role]), x[role], torch.zeros_like(x[role]))
-            mu, log_variance = self.encoders[role](clean, draws, Stream.ENCODER + place * LAYERS)
             mu = torch.where(here[:, None], mu, torch.zeros_like(mu))
             log_variance = torch.where(here[:, None], log_variance, torch.zeros_like(log_variance))
             z = mu
@@ -203,6 +201,22 @@ class SAAVAE(nn.Module):
             codes[role] = Code(mu, log_variance, z, self.config.shared)
         return codes
 
+    def gaussians(
+        self,
+        x: Mapping[str, torch.Tensor],
+        present: Mapping[str, torch.Tensor],
+        draws: Draws | None = None,
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """By role, mean and log-variance of the code as the encoder gives them, each (B, C + U).
+
+        As `encode`, but nothing is drawn, and rows of absent scans say nothing.
+        """
+        found = {}
+        for role in self.roles:
+            clean = torch.where(_like(present[role], x[role]), x[role], torch.zeros_like(x[role]))
+            found[role] = self.encoders[role](clean, draws, Stream.ENCODER + ROLES.index(role) * LAYERS)
+        return found
+
     def decode(
         self,
         role: str,
@@ -214,11 +228,37 @@ class SAAVAE(nn.Module):
 
         `sex` (B,) is looked at with `model.sex = "concat+decoder"` only; without it all are unknown.
         """
+        return self.decoders[role](self._decoded(shared_BC, distinct_BU, sex))
+
+    def before_last_layer(
+        self,
+        role: str,
+        shared_BC: torch.Tensor,
+        distinct_BU: torch.Tensor,
+        sex: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, nn.Linear] | None:
+        """What the decoder's last layer takes (B, H), and that layer, for a loss that it is a part of.
+
+        None where the decoder does not end in a linear layer, and where an engine that shards parameters
+        gathers this layer only for its own forward pass.
+        """
+        decoder = self.decoders[role]
+        if not isinstance(decoder, Decoder):
+            return None
+        layer = decoder.out
+        if layer.weight.shape != (layer.out_features, layer.in_features):
+            return None
+        return decoder.trunk(self._decoded(shared_BC, distinct_BU, sex)), layer
+
+    def _decoded(
+        self, shared_BC: torch.Tensor, distinct_BU: torch.Tensor, sex: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What a decoder takes (B, D)."""
         parts = [shared_BC, distinct_BU]
         if self.config.sex == "concat+decoder":
             unknown = shared_BC.new_zeros((len(shared_BC), 2))
             parts.append(unknown if sex is None else sex_columns(sex, shared_BC))
-        return self.decoders[role](torch.cat(parts, dim=1))
+        return torch.cat(parts, dim=1)
 
     def impute(self, role: str, codes: Mapping[str, Code], sex: torch.Tensor | None = None) -> torch.Tensor:
         """A modality's target (B, target width) from the other modality's shared code alone.
@@ -263,14 +303,34 @@ class SAAVAE(nn.Module):
         others were not there. `sex` is (B,) with 0 for F, 1 for M and -1 for unknown. With `draws` dropout
         acts, and `subset` numbers the subsets that the age is regressed from in one step.
         """
-        codes_BR, presence = self.join(codes, present, draws).tensor_split([-len(self.roles)], dim=1)
-        parts = [codes_BR, presence]
-        if self.config.sex in ("concat", "concat+decoder"):
-            parts.insert(1, sex_columns(sex, codes_BR))
-        elif self.config.sex == "embed":
-            parts.insert(1, self.sex_embedding(sex_columns(sex, codes_BR)))
+        joined = self.join(codes, present, draws)
+        if self.takes_sex_columns:
+            codes_BR, presence = joined.tensor_split([-len(self.roles)], dim=1)
+            joined = torch.cat([codes_BR, sex_columns(sex, codes_BR), presence], dim=1)
+        return self.regress_joined(joined, x, present, sex, draws, subset)
+
+    @property
+    def takes_sex_columns(self) -> bool:
+        """Whether the age regressor takes two columns of sex, between the codes and presence."""
+        return self.config.sex in ("concat", "concat+decoder")
+
+    def regress_joined(
+        self,
+        joined_BR: torch.Tensor,
+        x: Mapping[str, torch.Tensor],
+        present: Mapping[str, torch.Tensor],
+        sex: torch.Tensor,
+        draws: Draws | None = None,
+        subset: int = 0,
+    ) -> AgeEstimate:
+        """`regress`, from codes and presence as `join` gives them, with the columns of sex where there are
+        any."""
+        if self.config.sex == "embed":
+            codes_BR, presence = joined_BR.tensor_split([-len(self.roles)], dim=1)
+            embedded = self.sex_embedding(sex_columns(sex, codes_BR))
+            joined_BR = torch.cat([codes_BR, embedded, presence], dim=1)
         stream = Stream.REGRESSOR + subset * LAYERS
-        out = self.regressor(torch.cat(parts, dim=1), sex, draws, stream)
+        out = self.regressor(joined_BR, sex, draws, stream)
         for role, path in self.linear_paths.items():
             linear = self._coarse(role, x[role])
             clean = torch.where(present[role][:, None], linear, torch.zeros_like(linear))

@@ -16,15 +16,16 @@ from hpc_brainage.config import LossConfig, RunConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.losses.adversarial import adversarial_terms
 from hpc_brainage.losses.age import age_loss, gaussian_nll, soft_label_loss
-from hpc_brainage.losses.kl import kl_loss
-from hpc_brainage.losses.ratio import ratio_loss
-from hpc_brainage.losses.reconstruction import reconstruction_loss
+from hpc_brainage.losses.latent_block import Latent, LatentForm, latent_block
+from hpc_brainage.losses.linear_mse import linear_multi_mse
+from hpc_brainage.losses.multi_mse import masked_multi_mse
+from hpc_brainage.losses.reconstruction import scan_weights
 from hpc_brainage.losses.sex import reversed_gradient, sex_loss
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.networks import Discriminator
 from hpc_brainage.model.noise import Draws, Stream
 from hpc_brainage.model.regressor import AgeEstimate, age_bins
-from hpc_brainage.model.sa_avae import SAAVAE, Code
+from hpc_brainage.model.sa_avae import SAAVAE, Code, drawn_parts
 
 _SEX_IS_INPUT = ("concat", "embed", "film", "heads", "concat+decoder")
 
@@ -44,7 +45,7 @@ class Batch:
     seed : of the member's draws; an int, or an int64 tensor without dimensions.
     step : number of the step in the member's training.
     progress : share of all steps done, in [0, 1].
-    processes : how many processes share the step.
+    processes : in how many parts the step is computed, by as many processes or one after another.
     """
 
     x: dict[str, torch.Tensor]
@@ -87,6 +88,7 @@ class Objective(nn.Module):
         self.sex_classifier: Discriminator | None = None
         if weights.sex and settings.sex == "multitask":
             self.sex_classifier = Discriminator(model.joined_width, settings.regressor)
+        self._form = _latent_form(model, config)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss to descend, scaled for averaging over processes, and each term for the log.
@@ -98,17 +100,17 @@ class Objective(nn.Module):
         weights = self.config.loss
         draws = Draws(batch.scan, batch.seed, batch.step)
         sex = self._seen_sex(batch, draws)
-        codes = self.model.encode(batch.x, batch.present, draws)
-        terms: dict[str, torch.Tensor] = {"age": self._age(batch, codes, sex, draws)}
+        latent, codes = self._latent(batch, sex, draws)
+        terms: dict[str, torch.Tensor] = {"age": self._age(batch, latent, sex, draws)}
         total = weights.age * terms["age"]
-        for name, term in self._reconstructions(batch, codes, sex).items():
-            terms[name] = term
-            total = total + getattr(weights, name) * term
-        if weights.kl and (self._kl_on_shared or self._kl_on_distinct):
-            terms["kl"] = self._kl(batch, codes)
+        rebuilding, found = self._reconstructions(batch, codes, sex)
+        terms |= found
+        total = total + rebuilding
+        if self._form.kl_shared or self._form.kl_distinct:
+            terms["kl"] = latent.kl
             total = total + weights.kl * _warmup(weights, batch.progress) * terms["kl"]
-        if weights.ratio and len(self.model.roles) == 2:
-            terms["ratio"] = self._ratio(batch, codes)
+        if self._form.ratio:
+            terms["ratio"] = latent.ratio
             total = total + weights.ratio * terms["ratio"]
         for name in ("shared", "distinct"):
             if name in self.discriminators:
@@ -118,7 +120,7 @@ class Objective(nn.Module):
             terms["sex"] = self._sex_of_shared(batch, codes)
             total = total + terms["sex"]
         if self.sex_classifier is not None:
-            logit = self.sex_classifier(self.model.join(codes, batch.present, draws))
+            logit = self.sex_classifier(latent.joined[0])  # of all modalities, and without sex
             someone = torch.stack(list(batch.present.values())).any(dim=0)
             terms["sex"] = sex_loss(logit, batch.sex, someone, batch.counts["sexed"])
             total = total + weights.sex * terms["sex"]
@@ -126,12 +128,42 @@ class Objective(nn.Module):
 
     # -- terms -------------------------------------------------------------------------------------
 
-    def _age(self, batch: Batch, codes: dict[str, Code], sex: torch.Tensor, draws: Draws) -> torch.Tensor:
+    def _latent(self, batch: Batch, sex: torch.Tensor, draws: Draws) -> tuple[Latent, dict[str, Code]]:
+        """All that is made of the encoders' Gaussians, and each modality's code.
+
+        Raises
+        ------
+        TrainingError : the ratio is one of sums, which several processes cannot share.
+        """
+        if self._form.ratio == "batch_sq" and batch.processes > 1:
+            raise TrainingError(
+                "a ratio of sums over the batch cannot be put together from several processes",
+                where='loss.ratio_kind = "batch_sq"',
+                expected="one process",
+                hint="--set loss.ratio_kind=sq, or train with one process",
+            )
+        roles = self.model.roles
+        mu, log_variance = zip(*self.model.gaussians(batch.x, batch.present, draws).values(), strict=True)
+        counts = [batch.counts[role] for role in roles]
+        latent = latent_block(
+            mu,
+            log_variance,
+            [batch.present[role] for role in roles],
+            sex if self.model.takes_sex_columns else None,
+            draws,
+            [*counts, batch.counts["pair"]] if len(roles) == 2 else counts,
+            self._form,
+        )
+        made = zip(roles, mu, log_variance, latent.z.unbind(), strict=True)
+        return latent, {role: Code(m, logs, z, self._form.shared) for role, m, logs, z in made}
+
+    def _age(self, batch: Batch, latent: Latent, sex: torch.Tensor, draws: Draws) -> torch.Tensor:
         """The age error, averaged over the subsets of modalities that anybody in the step can be
         predicted from."""
         losses, shares = [], []
+        joined = latent.joined.unbind()
         for number, (present, mask, count) in enumerate(self._age_subsets(batch)):
-            estimate = self.model.regress(codes, batch.x, present, sex, draws, number)
+            estimate = self.model.regress_joined(joined[number], batch.x, present, sex, draws, number)
             losses.append(self._age_error(estimate, batch.age, mask, count))
             shares.append(torch.as_tensor(count, device=mask.device) > 0)
         someone = torch.stack(shares).to(losses[0])
@@ -155,7 +187,7 @@ class Objective(nn.Module):
         """(modalities as the regressor shall see them, scans that count, their number in the step)."""
         roles = self.model.roles
         everyone = torch.stack(list(batch.present.values())).any(dim=0)
-        if len(roles) == 1 or self.config.training.modality_training != "subsets":
+        if len(self._form.subsets) == 1:
             return [(batch.present, everyone, batch.counts["scans"])]
         nobody = torch.zeros_like(everyone)
         pair = batch.present[roles[0]] & batch.present[roles[1]]
@@ -167,69 +199,63 @@ class Objective(nn.Module):
 
     def _reconstructions(
         self, batch: Batch, codes: dict[str, Code], sex: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The terms `reconstruction`, `cross` and `translation`, as far as they have a weight."""
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted sum of the terms `reconstruction`, `cross` and `translation`, as far as they have a
+        weight, and each of them."""
         weights, model = self.config.loss, self.model
         names = ["reconstruction"] if weights.reconstruction else []
         if len(model.roles) == 2:
             names += [name for name in ("cross", "translation") if getattr(weights, name)]
-        terms = {name: batch.age.new_zeros(()) for name in names}
-        for role in model.roles if names else ():
-            target, here = model.target(role, batch.x[role]), batch.present[role]
-            own = codes[role]
-            if "reconstruction" in terms:
-                rebuilt = model.decode(role, own.shared, own.distinct, sex)
-                error = reconstruction_loss(rebuilt, target, here, batch.counts[role])
-                terms["reconstruction"] = terms["reconstruction"] + error
-            for name in [name for name in names if name != "reconstruction"]:
-                other = next(r for r in model.roles if r != role)
-                if name == "cross":
-                    rebuilt = model.decode(role, codes[other].shared, own.distinct, sex)
-                else:
-                    rebuilt = model.impute(role, codes, sex)
-                both = here & batch.present[other]
-                error = reconstruction_loss(rebuilt, target, both, batch.counts["pair"])
-                terms[name] = terms[name] + error
-        return terms
-
-    @property
-    def _kl_on_shared(self) -> bool:
-        return self.config.model.prior_shared in ("kl", "both")
-
-    @property
-    def _kl_on_distinct(self) -> bool:
-        return self.config.model.prior_distinct in ("kl", "both")
-
-    def _kl(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
-        shared_width = self.config.model.shared
-        first = 0 if self._kl_on_shared else shared_width
-        last = None if self._kl_on_distinct else shared_width
         total = batch.age.new_zeros(())
-        for role, code in codes.items():
-            mu, log_variance = code.mu[:, first:last], code.log_variance[:, first:last]
-            here, n = batch.present[role], batch.counts[role]
-            total = total + kl_loss(mu, log_variance, here, n, self.config.loss.free_bits)
-        return total
-
-    def _ratio(self, batch: Batch, codes: dict[str, Code]) -> torch.Tensor:
-        if self.config.loss.ratio_kind == "batch_sq" and batch.processes > 1:
-            raise TrainingError(
-                "a ratio of sums over the batch cannot be put together from several processes",
-                where='loss.ratio_kind = "batch_sq"',
-                expected="one process",
-                hint="--set loss.ratio_kind=sq, or train with one process",
+        terms = dict.fromkeys(names, total)
+        for role in model.roles if names else ():
+            target, here, n = model.target(role, batch.x[role]), batch.present[role], batch.counts[role]
+            own = codes[role]
+            rebuilt_from = {"reconstruction": (own.shared, own.distinct, here, n)}
+            for other in [other for other in model.roles if other != role]:
+                both, n_both = here & batch.present[other], batch.counts["pair"]
+                shared = codes[other].shared
+                rebuilt_from["cross"] = (shared, own.distinct, both, n_both)
+                rebuilt_from["translation"] = (shared, torch.zeros_like(own.distinct), both, n_both)
+            used = [rebuilt_from[name] for name in names]
+            shares_KB = torch.stack(
+                [scan_weights(mask, count, target.shape[1], target.dtype) for *_, mask, count in used]
             )
-        one, other = (codes[role] for role in self.model.roles)
-        if self.config.loss.ratio_on == "mu":
-            one, other = one.at_mean(), other.at_mean()
-        pair = batch.present[self.model.roles[0]] & batch.present[self.model.roles[1]]
-        return ratio_loss(
-            (one.shared, other.shared),
-            (one.distinct, other.distinct),
-            pair,
-            batch.counts["pair"],
-            self.config.loss.ratio_kind,
-        )
+            weight_K1 = torch.tensor([[getattr(weights, name)] for name in names]).to(shares_KB)
+            loss, errors_KB = self._rebuilding_errors(
+                role,
+                torch.cat([shared for shared, *_ in used]),
+                torch.cat([distinct for _, distinct, *_ in used]),
+                sex.repeat(len(used)),
+                target,
+                weight_K1 * shares_KB,
+            )
+            total = total + loss
+            for name, term in zip(names, (shares_KB * errors_KB).sum(dim=1).unbind(), strict=True):
+                terms[name] = terms[name] + term
+        return total, terms
+
+    def _rebuilding_errors(
+        self,
+        role: str,
+        shared_NC: torch.Tensor,
+        distinct_NU: torch.Tensor,
+        sex_N: torch.Tensor,
+        target_BF: torch.Tensor,
+        weights_KB: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of squared errors of N = K·B rebuilt scans, and each scan's error (K, B).
+
+        Where the decoder ends in a linear layer, that layer is part of the loss and nothing is rebuilt in
+        full. Any other decoder's reconstructions are nobody else's, and may be overwritten.
+        """
+        K, B = weights_KB.shape
+        last = self.model.before_last_layer(role, shared_NC, distinct_NU, sex_N)
+        if last is None:
+            rebuilt = self.model.decode(role, shared_NC, distinct_NU, sex_N)
+            return masked_multi_mse(rebuilt.view(K, B, -1), target_BF, weights_KB, overwrite=True)
+        hidden_NH, layer = last
+        return linear_multi_mse(hidden_NH.view(K, B, -1), layer.weight, layer.bias, target_BF, weights_KB)
 
     def _adversarial(
         self,
@@ -293,6 +319,31 @@ def step_counts(present: Mapping[str, torch.Tensor], sex: torch.Tensor) -> dict[
     everything = torch.stack(list(present.values())).all(dim=0)
     counts["pair"] = everything.sum() if len(present) == 2 else torch.zeros_like(counts["scans"])
     return counts
+
+
+def _latent_form(model: SAAVAE, config: RunConfig) -> LatentForm:
+    """What a run's settings ask of the latent block."""
+    settings, weights, both = config.model, config.loss, len(model.roles) == 2
+    draw_shared, draw_distinct = drawn_parts(settings)
+    everything = (True,) * len(model.roles)
+    subsets = [everything]
+    if both and config.training.modality_training == "subsets":
+        subsets += [(True, False), (False, True)]
+    return LatentForm(
+        shared=settings.shared,
+        distinct=settings.distinct,
+        streams=tuple(Stream.CODE + ROLES.index(role) for role in model.roles),
+        joint_stream=int(Stream.JOINT),
+        draw_shared=draw_shared,
+        draw_distinct=draw_distinct,
+        kl_shared=bool(weights.kl) and settings.prior_shared in ("kl", "both"),
+        kl_distinct=bool(weights.kl) and settings.prior_distinct in ("kl", "both"),
+        free_bits=weights.free_bits,
+        ratio=weights.ratio_kind if weights.ratio and both else None,
+        ratio_on=weights.ratio_on,
+        missing=settings.missing,
+        subsets=tuple(subsets),
+    )
 
 
 def _warmup(weights: LossConfig, progress: float) -> float:

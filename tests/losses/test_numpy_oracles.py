@@ -14,8 +14,9 @@ from scipy.stats import norm
 from hpc_brainage.losses.adversarial import adversarial_terms
 from hpc_brainage.losses.age import HUBER_DELTA, age_loss, gaussian_nll, soft_label_loss, soft_labels
 from hpc_brainage.losses.kl import kl_loss
+from hpc_brainage.losses.multi_mse import masked_multi_mse
 from hpc_brainage.losses.ratio import EPSILON, RATIO_KINDS, ratio_loss
-from hpc_brainage.losses.reconstruction import reconstruction_loss
+from hpc_brainage.losses.reconstruction import scan_weights
 from hpc_brainage.losses.sex import reversed_gradient, sex_loss
 from hpc_brainage.model.networks import Discriminator
 
@@ -31,6 +32,14 @@ def close(found: torch.Tensor, expected: float) -> None:
 
 def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
     return [torch.from_numpy(array) for array in arrays]
+
+
+def reconstruction_loss(
+    rebuilt: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, n: int
+) -> torch.Tensor:
+    """The term of one reconstruction."""
+    weights = scan_weights(mask, n, rebuilt.shape[1], rebuilt.dtype)
+    return masked_multi_mse([rebuilt], target.detach(), weights[None])[0]
 
 
 @fast

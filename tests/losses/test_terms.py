@@ -7,8 +7,9 @@ import torch
 
 from hpc_brainage.losses.age import age_loss
 from hpc_brainage.losses.kl import kl_loss
+from hpc_brainage.losses.multi_mse import masked_multi_mse
 from hpc_brainage.losses.ratio import EPSILON, RATIO_KINDS, ratio_loss
-from hpc_brainage.losses.reconstruction import reconstruction_loss
+from hpc_brainage.losses.reconstruction import scan_weights
 
 B, D, F = 7, 5, 11
 
@@ -16,6 +17,14 @@ B, D, F = 7, 5, 11
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def reconstruction_loss(
+    rebuilt: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, n: int
+) -> torch.Tensor:
+    """The term of one reconstruction."""
+    weights = scan_weights(mask, n, rebuilt.shape[1], rebuilt.dtype)
+    return masked_multi_mse([rebuilt], target.detach(), weights[None])[0]
 
 
 @pytest.fixture
