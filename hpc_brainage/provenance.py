@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hpc_brainage.files import sha256_of_file
+from hpc_brainage.files import sha256_of, sha256_of_file
 
 PACKAGE = "hpc-brainage"
 
@@ -32,6 +32,13 @@ def software(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def code_sha256(*rooms: str) -> str:
+    """Hash of the source files of some rooms of this package, as in `code_sha256("model", "losses")`."""
+    package = Path(__file__).parent
+    files = sorted(path for room in rooms for path in (package / room).rglob("*.py"))
+    return sha256_of([[path.relative_to(package).as_posix(), sha256_of_file(path)] for path in files])
 
 
 def input_file(path: Path) -> dict[str, Any]:

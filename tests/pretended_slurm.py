@@ -1,4 +1,4 @@
-"""Programs called sbatch, srun, sinfo and scancel that keep what they are told."""
+"""Programs called sbatch, srun, sinfo, squeue, sacct and scancel that keep what they are told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import pytest
 
 _PROGRAMS = {
     "srun": "",
-    "sinfo": "echo 'main (4 nodes)'; echo 'long (2 nodes)'",
+    "sinfo": "echo 'main*|4|8|16000|(null)|1-00:00:00'; echo 'long|2|8|16000|(null)|infinite';"
+    " echo 'gpu|2|32|256000+|gpu:a100:4(S:0-1)|12:00:00'",
+    "squeue": "cat {told}/queue 2> /dev/null; exit 0",
+    "sacct": "cat {told}/accounts 2> /dev/null; exit 0",
     "scancel": 'echo "$@" > {told}/cancelled',
     # The n-th call is job n00; the script that it is given, and its environment, are kept.
     "sbatch": """
@@ -23,7 +26,10 @@ echo "Submitted batch job ${{n}}00"
 
 
 def pretend_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds what SLURM was told, `job-N` and `env-N`; `refuse-N` in it refuses job N."""
+    """A folder that holds what SLURM was told, `job-N` and `env-N`; `refuse-N` in it refuses job N.
+
+    What `queue` and `accounts` in it say, squeue and sacct answer.
+    """
     told, programs = folder / "told", folder / "programs"
     told.mkdir()
     programs.mkdir()

@@ -10,17 +10,31 @@ import typer
 from typer.core import TyperGroup
 
 from hpc_brainage.cli.ablate import ablate
+from hpc_brainage.cli.cancel import cancel
 from hpc_brainage.cli.convert import convert
 from hpc_brainage.cli.demo import demo
 from hpc_brainage.cli.doctor import doctor
 from hpc_brainage.cli.evaluate import evaluate
 from hpc_brainage.cli.explain import explain
 from hpc_brainage.cli.inspect import inspect
+from hpc_brainage.cli.jobs import jobs
+from hpc_brainage.cli.logs import logs
+from hpc_brainage.cli.resume import resume
 from hpc_brainage.cli.score import score
 from hpc_brainage.cli.simulate import simulate
 from hpc_brainage.cli.train import train
 from hpc_brainage.cli.verify import verify
 from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode
+
+
+_INTERRUPTED = {
+    "convert": "the same command again goes on with the parts that are not done",
+    "train": "the same command again goes on where training was saved last",
+    "resume": "the same command again goes on where training was saved last",
+    "ablate": "the same command again keeps the rows that are done",
+    "score": "the same command again goes on with the parts that are not done",
+}
+"""What a verb that keeps what it has done says of going on; the others keep nothing."""
 
 
 class _Verbs(TyperGroup):
@@ -32,8 +46,8 @@ class _Verbs(TyperGroup):
         except BrainAgeError as error:
             raise _ended(f"error: {error}", error.exit_code) from None
         except KeyboardInterrupt:
-            message = "interrupted; the same command again goes on where this one stopped"
-            raise _ended(message, ExitCode.INTERRUPTED) from None
+            message = _INTERRUPTED.get(str(ctx.invoked_subcommand), "the same command again begins anew")
+            raise _ended(f"interrupted; {message}", ExitCode.INTERRUPTED) from None
         except OSError as problem:
             if problem.filename is None and problem.errno != errno.ENOSPC:
                 raise  # not about a file of the user's
@@ -63,7 +77,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 an error of ours · 2 usage · 3 bad input · 4 done, but some scans were"
     " refused · 5 this machine lacks something (SLURM, space, a permission) · 130 interrupted",
 )
-for verb in (convert, inspect, verify, train, evaluate, ablate, explain, score, simulate, demo, doctor):
+for verb in (
+    convert, inspect, verify, train, jobs, logs, cancel, resume, evaluate, ablate, explain, score, simulate,
+    demo, doctor,
+):  # fmt: skip
     app.command()(verb)
 
 

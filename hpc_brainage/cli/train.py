@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpc_brainage.errors import EnvironmentLacks, StoreError
+from hpc_brainage.errors import StoreError
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import Bundle, Comparison
+    from hpc_brainage.model.bundle import Bundle, Evidence
     from hpc_brainage.training.data import TrainingData
 
 DEFAULT_STORE = Path("openbhb.zarr")
@@ -32,14 +32,32 @@ def train(
     where: Annotated[str | None, typer.Option(help="Only these scans, as in \"dx == 'TC'\".")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; by default the store's name.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("runs"),
-    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on; more than one needs SLURM.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on.")] = 1,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of each node, with one process on each.")
+    ] = None,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="auto: SLURM where --nodes or --gpus-per-node ask for it; slurm, or your site's TOML (see"
+            " configs/cluster/example.toml); local: as many processes on this machine."
+        ),
+    ] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Prepare the run and print its sbatch file.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Say how the job goes until it ends; Ctrl-C leaves it running."),
+    ] = False,
 ) -> None:
     """Train an SA-AVAE by cross-validation over people and write the model bundle.
 
-    One member is trained for each fold. The error on held-out people stands beside what predicting the
-    mean age and a ridge regression reach on the same folds. Run again after an interruption, it goes on
-    with the first member that is not finished.
+    For each fold one member is trained, or as many as the recipe's training.ensemble says. The error on held-out people stands beside what predicting the
+    mean age and the best of a few ridge regressions reach on the same folds. Run again after an
+    interruption, it goes on where it was.
     """
+    from hpc_brainage.cli.launch import choose, is_under_way, launch, refuse_to_print
     from hpc_brainage.cli.screen import say
     from hpc_brainage.config import load_config
 
@@ -50,8 +68,9 @@ def train(
             where=Path.cwd(),
             hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
         )
-    if nodes > 1:
-        _need_slurm(nodes)
+    way, resources = choose(cluster, nodes, gpus_per_node)
+    if dry_run:
+        refuse_to_print(way)
     from hpc_brainage.store.place import place_at
     from hpc_brainage.training.records import RunFolder
 
@@ -64,28 +83,23 @@ def train(
         say("this run is finished; nothing was left to do")
         show_result(bundle, run.path)
         return
-    if nodes > 1:
-        say(f"prepared {run.path}; this version leaves the submission to you:")
-        say(f"  sbatch --nodes {nodes} --gpus-per-node G --ntasks-per-node G slurm/train.sbatch {run.path}")
-        say("  (G GPUs in each node; slurm/train.sbatch is in the repository)")
+    if way == "here":
+        train_here(run.path)
         return
-    train_here(run.path)
+    from hpc_brainage.cluster.run_job import batch_file, plan_job
 
-
-def _need_slurm(nodes: int) -> None:
-    from hpc_brainage.cluster.slurm import partitions
-
-    if not partitions():
-        raise EnvironmentLacks(
-            f"--nodes {nodes} needs a SLURM cluster, and this machine reaches none",
-            hint="run the command on a cluster's login node, or leave --nodes out to train here",
-        )
+    if dry_run:
+        typer.echo(batch_file(run.path, plan_job(run.path, nodes, resources, "slurm")), nl=False)
+    elif not is_under_way(run, then_follow=follow):
+        job = plan_job(run.path, nodes, resources, "slurm" if way == "slurm" else "local")
+        launch(run, job, then_follow=follow)
 
 
 def train_here(run: Path) -> None:
     """Train a prepared run in this process, showing how it goes."""
     from hpc_brainage.cli.screen import notes, progress, say
     from hpc_brainage.cli.worker import work
+    from hpc_brainage.training.records import RunFolder
 
     def started(data: TrainingData) -> None:
         modalities = ", ".join(
@@ -95,12 +109,14 @@ def train_here(run: Path) -> None:
         say(f"training on {len(data.scans)} scans of {people} people ({modalities}) -> {run}")
         notes(data.notes)
 
-    with progress("training") as show:
+    members = RunFolder(run).config().training.members
+    what = f"training {members} members, epochs" if members > 1 else "training, epochs"
+    with progress(what) as show:
 
         def epoch(record: dict[str, Any], done: int, total: int) -> None:
             validation = record.get("validation_mae")
             held_back = f", validation MAE {validation:.2f} y" if validation is not None else ""
-            show(done, total, f"member {record['member'] + 1}, loss {record['loss']:.3f}{held_back}")
+            show(done, total, f"loss {record['loss']:.3f}{held_back}")
 
         bundle = work(run, on_start=started, on_epoch=epoch)
     if bundle is not None:
@@ -114,13 +130,16 @@ def show_result(bundle: Bundle, run: Path) -> None:
     evidence = bundle.info.evidence
     assert evidence is not None, "a finished run has its evidence"
     parts = {"everyone": evidence.everyone}
-    parts |= {f"with {group}": part for group, part in evidence.by_available.items()}
+    parts |= {
+        f"with {group}{'' if '+' in group else ' only'}": part
+        for group, part in evidence.by_available.items()
+    }
     rows = [
         (people if first else "", predictor, p.n, years(p.mae), years(p.rmse), years(p.r2), years(p.r))
         for people, part in parts.items()
         for first, predictor, p in (
             (True, "this model", part.model),
-            (False, "ridge, same inputs", part.ridge),
+            (False, evidence.ridge_predictor, part.ridge),
             (False, "predicting the mean age", part.mean_predictor),
             (False, "predicting the median age", part.median_predictor),
         )
@@ -132,21 +151,26 @@ def show_result(bundle: Bundle, run: Path) -> None:
     )
     if evidence.not_predicted:
         say(f"  · {evidence.not_predicted} scans have too few features to be predicted: in no row above")
-    for warning in warnings(evidence.everyone):
+    for warning in warnings(evidence):
         say(warning)
     say(f"model       {run / 'model'}")
     say(f"model card  {run / 'model' / 'MODEL_CARD.md'}")
     say(f"held-out    {run / 'held_out.tsv'}")
 
 
-def warnings(found: Comparison) -> list[str]:
+def warnings(evidence: Evidence) -> list[str]:
     """What a reader of the errors must not overlook."""
+    found = evidence.everyone
     model, ridge = found.model, found.ridge
     constants = [
         part.mae for part in (found.mean_predictor, found.median_predictor) if part.mae is not None
     ]
     if model.mae is None or model.r2 is None or model.r2 <= 0 or model.mae >= min(constants):
-        return ["WARNING: the model is no better than a constant age; do not use its brain ages"]
+        said = "WARNING: the model is no better than a constant age; do not use its brain ages"
+        if model.mae is not None and ridge.mae is not None and ridge.mae < min(model.mae, *constants):
+            said += f" ({evidence.ridge_predictor!r} errs by {ridge.mae:.2f} years, it by {model.mae:.2f})"
+        return [said]
     if ridge.mae is not None and model.mae >= ridge.mae:
-        return [f"note: ridge regression is as good or better here, by {model.mae - ridge.mae:.2f} years"]
+        better = f"by {model.mae - ridge.mae:.2f} years"
+        return [f"note: {evidence.ridge_predictor!r} is as good or better here, {better}"]
     return []

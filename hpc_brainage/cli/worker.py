@@ -1,22 +1,35 @@
 """What a job runs: one process of a prepared training run.
 
-`python -m hpc_brainage.cli.worker RUN_FOLDER` is started once for each device, by this machine or by a
-cluster's launcher, which says through RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT which
-process it is. `brainage train` calls the same function in its own process.
+`python -m hpc_brainage.cli.worker RUN_FOLDER` is started once for each device: by SLURM's srun, by
+`brainage train --cluster local`, or by a launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT, as torchrun does. `brainage train` calls the same function in its own process.
+
+It ends with exit code 75 when it was told to stop (SIGUSR2 or SIGTERM) and what it has is saved.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpc_brainage.errors import BrainAgeError, UsageError
+from hpc_brainage.errors import BrainAgeError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from hpc_brainage.model.bundle import Bundle
     from hpc_brainage.training.data import TrainingData
+
+STOPPED_EXIT = 75
+"""The exit code of sysexits.h for what is to be tried again; training.stop has the same."""
+_WORDS_OF_LOSS = (
+    "gloo", "nccl", "distbackenderror", "distnetworkerror", "diststoreerror", "connection closed",
+    "connection re", "broken pipe", "timed out",
+)  # fmt: skip
+"""What gloo, NCCL and torch's store say of a process that does not answer."""
 
 
 def work(
@@ -38,14 +51,52 @@ def work(
 
 def main(arguments: list[str]) -> int:
     """Entry point of a job's process; returns its exit code."""
+    # Before training and after it there is nothing that is not saved already; training has its own way.
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, _end_at_once)
+    joined = None
     try:
         if len(arguments) != 1:
             raise UsageError("one run folder is needed", expected="python -m hpc_brainage.cli.worker RUN")
-        work(Path(arguments[0]))
-    except BrainAgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
+        run = Path(arguments[0])
+        from hpc_brainage.cluster.ranks import join
+        from hpc_brainage.cluster.run_job import check_version
+
+        joined = join()
+        check_version(run)
+        from hpc_brainage.training.stop import Stopped
+
+        try:
+            work(run)
+        except Stopped as stopped:
+            # All have saved: the first to end makes srun end the others, which are ending by themselves.
+            for number in (signal.SIGUSR2, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            print(stopped.what, file=sys.stderr)
+            return STOPPED_EXIT
+    except Exception as error:
+        is_ours = isinstance(error, BrainAgeError)
+        what = str(error) if is_ours else "".join(traceback.format_exception(error))
+        print(f"error: {what}", file=sys.stderr, flush=True)
+        if joined is not None and joined.start is not None:
+            joined.start.record(joined.rank, str(error) or repr(error), is_loss=_is_loss(error))
+        return int(error.exit_code) if isinstance(error, BrainAgeError) else int(ExitCode.INTERNAL)
     return 0
+
+
+def _end_at_once(number: int, frame: object) -> NoReturn:
+    os.write(2, f"told to stop by {signal.Signals(number).name}; what is finished is kept\n".encode())
+    os._exit(STOPPED_EXIT)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a process only noticed that another one is gone: that is no reason of its own."""
+    from hpc_brainage.training.distributed import LostProcess
+
+    if isinstance(error, BrainAgeError):
+        return isinstance(error, LostProcess)
+    said = f"{type(error).__name__}: {error}".casefold()
+    return isinstance(error, RuntimeError | OSError) and any(word in said for word in _WORDS_OF_LOSS)
 
 
 if __name__ == "__main__":

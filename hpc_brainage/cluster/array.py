@@ -8,19 +8,17 @@ since a job that is preempted, whose node dies, or whose time is up, is queued a
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.slurm import partitions
-from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, UsageError
+from hpc_brainage.cluster.sbatch import outside_of_any_job, refusals
+from hpc_brainage.errors import UsageError
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -28,19 +26,6 @@ if TYPE_CHECKING:
 
 # A command that never ends in its time must not come back for ever.
 _MOST_TIMEOUTS = 10
-# Words of sbatch's refusals, and the settings that they are about; the first that fits.
-_REFUSALS = (
-    ("accounting/qos policy", ("account", "qos", "time")),
-    ("account", ("account", "partition")),
-    ("qos", ("qos",)),
-    ("partition", ("partition",)),
-    ("time limit", ("time",)),
-    ("memory", ("memory_gb",)),
-    ("feature", ("constraint",)),
-    ("node name", ("exclude",)),
-    ("node configuration", ("cpus", "memory_gb", "constraint")),
-    ("unrecognized option", ("extra",)),
-)
 
 
 @dataclass(frozen=True)
@@ -116,7 +101,7 @@ def submit(
     executor = _executor(resources, folder, name)
     array = None
     try:
-        with _refusals(resources), _outside_of_any_job():
+        with refusals(resources.model_dump()), outside_of_any_job():
             if commands:
                 elements = executor.submit_array([_command(words) for words in commands])
                 array = elements[0].job_id.partition("_")[0]
@@ -156,46 +141,3 @@ def _executor(resources: Resources, folder: Path, name: str) -> SlurmExecutor:
         additional_parameters={"requeue": True} | resources.extra,
     )
     return executor
-
-
-@contextmanager
-def _outside_of_any_job() -> Iterator[None]:
-    """Hide what an interactive job sets: the jobs submitted from there would take it for their own."""
-    inherited = {}
-    if "SLURM_JOB_ID" in os.environ:
-        inherited = {
-            key: os.environ.pop(key)
-            for key in list(os.environ)
-            if key.startswith("SLURM_") and key not in ("SLURM_CONF", "SLURM_CLUSTERS")
-        }
-    try:
-        yield
-    finally:
-        os.environ.update(inherited)
-
-
-@contextmanager
-def _refusals(resources: Resources) -> Iterator[None]:
-    """Say in our words why sbatch does not take a job."""
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    try:
-        yield
-    except (FailedJobError, FailedSubmissionError) as problem:
-        raise _refusal(str(problem), resources) from None
-
-
-def _refusal(message: str, resources: Resources) -> BrainAgeError:
-    said = "; ".join(
-        line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.strip().splitlines()
-    )
-    if "unable to contact" in said.casefold():
-        return EnvironmentLacks(f"SLURM does not answer ({said})", hint="submit again when it does")
-    settings = next((names for words, names in _REFUSALS if words in said.casefold()), ())
-    there = partitions() if "partition" in settings else []
-    return UsageError(
-        f"SLURM refuses the jobs ({said})",
-        where=", ".join(f"{name} = {getattr(resources, name)!r}" for name in settings) or None,
-        expected=f"partitions of this cluster: {', '.join(there)}" if there else None,
-        hint="set it in the TOML that --cluster names, as in configs/cluster/example.toml",
-    )

@@ -21,7 +21,7 @@ SLURM = "slurm"
 _NOT_EXTRA = (
     "partition", "account", "qos", "time", "mem", "cpus-per-task", "constraint", "exclude", "array",
     "chdir", "dependency", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
-    "output", "parsable", "requeue", "no-requeue", "signal", "wait", "wrap",
+    "output", "parsable", "requeue", "no-requeue", "signal", "wait", "wrap", "gpus-per-node",
 )  # fmt: skip
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
@@ -40,6 +40,36 @@ Text = Annotated[str, Field(min_length=1)]
 Minutes = Annotated[int, BeforeValidator(_minutes)]
 
 
+class TrainResources(Section):
+    """What a training job asks for. What is None is not asked for, or is as for all jobs of the site."""
+
+    partition: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    time: Minutes | None = None
+    """Longest time of one start of the job; a run that takes longer is queued again and goes on."""
+    gpus_per_node: int = Field(0, ge=0)
+    tasks_per_node: int | None = Field(None, ge=1)
+    """Processes of a node; None for one on each GPU, or one on a node without GPUs."""
+    cpus_per_task: int = Field(2, ge=1)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of a node, in GiB."""
+    save_seconds: int = Field(90, ge=10, le=3600)
+    """So long before its time is up, the job is told to save what it has."""
+    container: Names = ()
+    """Words before the command of each process, such as `apptainer exec --nv image.sif`."""
+    python: Text | None = None
+    """The Python of each process; None for the one that submits. A container has its own."""
+    scratch: Text | None = None
+    """Folder on each node's own disk for compiled kernels; None for $TMPDIR, or /tmp."""
+    interface: Text | None = None
+    """Network interface between the nodes, such as ib0; None leaves the choice to NCCL and gloo."""
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+
 class Resources(Section):
     """What each job of a cluster may use. What is None is not asked for: the site's default holds."""
 
@@ -50,11 +80,11 @@ class Resources(Section):
     qos: Text | None = None
     """Quality of service."""
     time: Minutes = 120
-    """Longest time of one job, in minutes; in the file also as "HH:MM:SS" or "D-HH:MM:SS"."""
+    """Longest time of one job that converts, in minutes; in the file also as "HH:MM:SS" or "D-HH:MM:SS"."""
     cpus: int = Field(2, ge=1)
-    """Cores of one job."""
+    """Cores of one job that converts."""
     memory_gb: float = Field(4, gt=0)
-    """Memory of one job, in GiB."""
+    """Memory of one job that converts, in GiB."""
     constraint: Text | None = None
     """Features that a node must have."""
     exclude: Text | None = None
@@ -63,6 +93,8 @@ class Resources(Section):
     """Shell lines that run first in each job, such as `module load`."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further options of sbatch, without the dashes; `true` for one that takes no value."""
+    train: TrainResources = TrainResources()
+    """What a training job asks for instead."""
 
     @field_validator("extra")
     @classmethod

@@ -15,12 +15,11 @@ import pandas as pd
 import torch
 
 from hpc_brainage.config import RunConfig
-from hpc_brainage.errors import TrainingError
-from hpc_brainage.modality import ROLES
 from hpc_brainage.model.member import SEX_NUMBERS
-from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, select_scans
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS
 from hpc_brainage.store.reader import Store
-from hpc_brainage.store.role_table import RoleTable, role_volume
+from hpc_brainage.store.role_table import RoleTable
+from hpc_brainage.training.chosen import choose_scans
 
 _READERS = 2  # threads that unpack volumes, in each process
 
@@ -85,6 +84,12 @@ class TrainingData:
     notes: tuple[str, ...]
 
     @property
+    def complete(self) -> np.ndarray:
+        """Who has every modality, bool (scans,)."""
+        present: np.ndarray = np.logical_and.reduce([source.present for source in self.inputs.values()])
+        return present
+
+    @property
     def sex(self) -> np.ndarray:
         return np.array([SEX_NUMBERS[sex] for sex in self.scans["sex"]], dtype=np.int64)
 
@@ -131,44 +136,11 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
 
     Raises
     ------
-    TrainingError : nobody is left, or the store has none of the modalities that the settings use.
+    UsageError, TrainingError : as `choose_scans`.
     """
-    notes = []
-    chosen = select_scans(store.scans, where)
-    if where is not None:
-        notes.append(f"{int((~chosen).sum())} of {store.n_scans} scans left out by --where {where!r}")
-    sources: dict[str, RoleTable | str] = {}
-    has = np.zeros(store.n_scans, dtype=bool)
-    for role in ROLES:
-        settings = config.modality(role)
-        if not settings.use:
-            continue
-        volume = role_volume(store, role, settings.tables)
-        if volume is not None:
-            sources[role] = volume.key
-            has |= store.present(volume.key)
-            continue
-        table = RoleTable(store, role, settings.tables)
-        if table.modalities and table.present.any():
-            sources[role] = table
-            has |= table.present
-    if not sources:
-        raise TrainingError(
-            "the store has no modality that these settings train on",
-            where=store.path,
-            hint="look at it with `brainage inspect`; volumes must be named in smri.tables",
-        )
-    for missing, what in (
-        (store.scans["age"].isna().to_numpy(), "have no age"),
-        (~has, "have none of the modalities used"),
-    ):
-        if (chosen & missing).any():
-            notes.append(f"{int((chosen & missing).sum())} scans {what} and are not trained on")
-        chosen = chosen & ~missing
-    rows = np.flatnonzero(chosen)
-    if not len(rows):
-        raise TrainingError("no scan is left to train on", where=store.path, hint="; ".join(notes))
-    inputs = {role: _input(store, source, rows) for role, source in sources.items()}
+    chosen = choose_scans(store, config, where)
+    rows, notes = chosen.rows, list(chosen.notes)
+    inputs = {role: _input(store, source, rows) for role, source in chosen.sources.items()}
     availability = _availability(inputs, len(rows))
     scans = store.scans.iloc[rows].reset_index(drop=True)
     checksums = list(zip(*(store.checksums(key)[rows].tolist() for key in store.modalities), strict=True))

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 
-from hpc_brainage.errors import EnvironmentLacks, TrainingError
+from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, TrainingError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT = timedelta(minutes=10)
+_LOST = re.compile(r"gloo|nccl|distbackenderror|distnetworkerror|connection (closed|reset)|timed out", re.I)
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,47 @@ class Processes:
             torch.distributed.all_reduce(values)
         return values
 
+    def gathered(self, values: torch.Tensor) -> list[list[float]]:
+        """Each process's values (n,), in order of their ranks, in every process."""
+        rows = values.new_zeros((self.world_size, len(values)))
+        rows[self.rank] = values
+        return self.summed(rows).tolist()
 
-def join_processes(device: str) -> Processes:
+
+class LostProcess(TrainingError):  # noqa: N818 - says what has happened
+    """Another process of the run has ended, or does not answer; the reason stands in its log."""
+
+
+@contextmanager
+def others_may_be_lost(processes: Processes) -> Iterator[None]:
+    """Say in the user's words when the others cannot be reached any more.
+
+    Raises
+    ------
+    LostProcess : torch.distributed says so.
+    """
+    try:
+        yield
+    except BrainAgeError:
+        raise
+    except RuntimeError as problem:
+        if processes.world_size == 1 or not _LOST.search(f"{type(problem).__name__}: {problem}"):
+            raise
+        raise LostProcess(
+            "another process of the run has ended or does not answer",
+            where=f"rank {processes.rank} of {processes.world_size}",
+            hint="the reason stands in that process's log; the same command goes on from the last"
+            " checkpoint",
+        ) from problem
+
+
+def join_processes(device: str, timeout: timedelta = TIMEOUT) -> Processes:
     """Join the run's processes through DeepSpeed (gloo on CPU, NCCL on GPUs).
 
     Parameters
     ----------
     device : "auto", "cpu" or "cuda".
+    timeout : how long the processes wait for one another before they give up.
 
     Raises
     ------
@@ -72,13 +112,26 @@ def join_processes(device: str) -> Processes:
         if not launched:  # alone: no port and no network
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
+        )
     # DeepSpeed reads LOCAL_RANK at every turn.
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if use_cuda:
         torch.cuda.set_device(local_rank)
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
+
+
+def limit_waiting(timeout: timedelta) -> None:
+    """How long the processes wait for one another in any of their groups.
+
+    DeepSpeed makes groups of its own, to which the time that it was given does not pass on: a process that
+    hangs would hold the others for half an hour.
+    """
+    groups = torch.distributed.distributed_c10d
+    for group in groups._world.pg_map:
+        groups._set_pg_timeout(timeout, group)
 
 
 def import_deepspeed(use_cuda: bool) -> Any:

@@ -22,9 +22,12 @@ from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.folds import batches, epoch_order, hold_back
+from hpc_brainage.training.keeper import Keeper, State
 from hpc_brainage.training.objective import Objective
 from hpc_brainage.training.prediction import mean_absolute_error, predict_rows
 from hpc_brainage.training.preparation import network_inputs, new_member
+from hpc_brainage.training.progress import Progress
+from hpc_brainage.training.snapshot import Snapshot
 from hpc_brainage.training.steps import Steps
 
 _CHECKED = 64
@@ -51,27 +54,25 @@ def member_seed(run_seed: int, index: int) -> int:
     return run_seed * 1000 + index % 1000 + (index // 1000 << 41)
 
 
-@dataclass
-class BestEpoch:
-    """The network of the epoch with the smallest validation error so far, years."""
-
-    error: float = float("inf")
-    epoch: int = -1
-    state: dict[str, torch.Tensor] | None = None
-
-    def offer(self, error: float, epoch: int, state: dict[str, torch.Tensor]) -> None:
-        if error < self.error:
-            self.error, self.epoch, self.state = error, epoch, state
-
-
 def train_member(
-    data: TrainingData, task: MemberTask, config: RunConfig, processes: Processes, report: EpochReport
+    data: TrainingData,
+    task: MemberTask,
+    config: RunConfig,
+    processes: Processes,
+    report: EpochReport,
+    keeper: Keeper | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> tuple[Member, dict[str, Any]]:
     """Train a member on its rows and return it, on the run's device, with a summary of how it went.
 
     With `training.validation` set, a share of the fold's training people is held back, the epoch with
     the smallest validation error is kept, and training stops after `patience` epochs without a better
     one. Otherwise all epochs are run and the last state is kept.
+
+    Parameters
+    ----------
+    keeper : saves how far training is, and goes on from what it has saved.
+    on_begin : told the first epoch that will be reported; those before were reported earlier.
     """
     settings = config.training
     validation = hold_back(data.scans, task.train_rows, settings.validation, task.seed)
@@ -86,16 +87,28 @@ def train_member(
     member.to(processes.device)
     objective = Objective(deepcopy(member.network), config)
     groups = (has * 2 ** np.arange(len(has))[:, None]).sum(axis=0)[rows]
-    if len(rows) < processes.world_size:
-        raise TrainingError(f"{len(rows)} training scans are too few for {processes.world_size} processes")
-    total_steps = settings.epochs * len(batches(rows, settings.batch_size, processes.world_size))
-    engine = Engine(objective, settings, processes, total_steps)
-    best, step, epoch = BestEpoch(), 0, 0
-    for epoch in range(settings.epochs):
-        started = time.perf_counter()
+    shares = processes.world_size * settings.accumulation
+    if len(rows) < shares:
+        raise TrainingError(f"{len(rows)} training scans are too few to be shared out in {shares} parts")
+    total_steps = settings.epochs * len(batches(rows, settings.batch_size, shares))
+    found = keeper.begin(f"member-{task.index}") if keeper else None
+    progress = _progress(found, member, processes)
+    if on_begin:
+        on_begin(progress.epoch)
+    engine = Engine(
+        objective, settings, processes, total_steps, progress.step, found.tensors if found else None
+    )
+
+    def after_step() -> None:
+        if keeper:
+            keeper.after_step(lambda: _state(engine, progress, processes))
+
+    steps = Steps(data, member, inputs, present, task.seed, settings, processes, progress, total_steps)
+    best = progress.best
+    while progress.epoch < settings.epochs:
+        started, epoch = time.perf_counter(), progress.epoch
         order = rows[epoch_order(groups, task.seed, epoch)]
-        steps = Steps(data, member, inputs, present, task.seed, settings, processes, step, total_steps)
-        record, step = steps.run(engine, batches(order, settings.batch_size, processes.world_size))
+        record = steps.run(engine, batches(order, settings.batch_size, shares), after_step)
         check_loss(record["loss"], epoch, task)
         if len(validation):
             state = engine.model_state()
@@ -107,7 +120,8 @@ def train_member(
             record["validation_mae"] = error
             best.offer(error, epoch, state)
         seconds = round(time.perf_counter() - started, 3)
-        report({"member": task.index, "epoch": epoch, "step": step, **record, "seconds": seconds})
+        report({"member": task.index, "epoch": epoch, "step": progress.step, **record, "seconds": seconds})
+        progress.next_epoch()
         if len(validation) and epoch - best.epoch >= settings.patience:
             break
     member.network.load_state_dict(best.state or engine.model_state())
@@ -115,14 +129,41 @@ def train_member(
     if processes.is_first:
         check_ages(member, data, rows, task)
     summary: dict[str, Any] = {
-        "epochs": epoch + 1,
-        "steps": step,
+        "epochs": progress.epoch,
+        "steps": progress.step,
         "train_scans": len(rows),
         "validation_scans": len(validation),
     }
     if len(validation):
         summary |= {"best_epoch": best.epoch, "validation_mae": best.error}
     return member.eval(), summary
+
+
+def _state(engine: Engine, progress: Progress, processes: Processes) -> State:
+    """What a checkpoint holds of a member; all processes make it at the same step."""
+    sizes = engine.sizes()
+    pieces = engine.pieces()
+    best = {f"best/{name}": value for name, value in (progress.best.state or {}).items()}
+    return State(
+        step=progress.step,
+        pieces=pieces,
+        fixed=best,
+        sizes={key: 1 if key.startswith("step/") else sizes[key.partition("/")[2]] for key in pieces},
+        record=progress.describe(processes.gathered(torch.stack(list(progress.sums.values())).float())),
+    )
+
+
+def _progress(found: Snapshot | None, member: Member, processes: Processes) -> Progress:
+    """Where a member's training stands: at a checkpoint, or at the beginning."""
+    if found is None:
+        return Progress()
+    shapes = {f"best/{name}": value.shape for name, value in member.network.state_dict().items()}
+    best = {
+        name.removeprefix("best/"): value.view(shapes[name])
+        for name, value in found.tensors.items()
+        if name in shapes
+    }
+    return Progress.from_record(found.record, best, processes.rank, processes.world_size, processes.device)
 
 
 def check_loss(loss: float, epoch: int, task: MemberTask) -> None:

@@ -5,6 +5,7 @@ runs/<name>/config.toml    the resolved settings
             status.json    how far the run got
             metrics.jsonl  a line for each epoch of each member
             held_out.tsv   each training person's prediction by the member that never saw them
+            lease.json     who is training at this moment
             checkpoints/   members, finished and under way
             model/         the bundle
 """
@@ -12,9 +13,11 @@ runs/<name>/config.toml    the resolved settings
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,15 @@ import pandas as pd
 
 from hpc_brainage.config import RunConfig, parse_config, read_toml, to_toml
 from hpc_brainage.errors import TrainingError
-from hpc_brainage.files import read_json, write_json, write_text
+from hpc_brainage.files import read_json, remove_tree, write_json, write_text
 from hpc_brainage.store.reader import Store
+from hpc_brainage.training.chosen import choose_scans
+from hpc_brainage.training.lease import Lease
 
 LATEST = "latest"
+LEASE = "lease.json"
+_BETWEEN_NOTES = 5.0  # seconds between two changes of status.json while epochs go by
+_LOG = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -37,6 +45,8 @@ class RunFolder:
         self.model = path / "model"
         self.metrics = path / "metrics.jsonl"
         self.held_out = path / "held_out.tsv"
+        self._newest: dict[str, Any] = {}
+        self._noted = 0.0
 
     @classmethod
     def prepare(cls, path: Path, config: RunConfig, store: Path | str, where: str | None) -> RunFolder:
@@ -47,8 +57,10 @@ class RunFolder:
         Raises
         ------
         StoreError : there is no store at this path.
-        TrainingError : the folder holds members of a run with other settings, other scans or another
-            selection, or the name is taken.
+        UsageError : the selection is not understood, or matches nobody.
+        TrainingError : nobody in the store can be trained on by these settings; the folder holds members
+            of a run with other settings, other scans or another selection, or the name is taken, or the
+            run is being trained at this moment.
         """
         run = cls(path)
         if path.name == LATEST:
@@ -76,11 +88,15 @@ class RunFolder:
             raise TrainingError(
                 "this folder is not a run of hpc_brainage", where=path, hint="choose a --name"
             )
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.metrics.unlink(missing_ok=True)
-        write_text(path / "config.toml", to_toml(config))
-        write_json(path / "request.json", request)
-        run.update(state="prepared")
+        choose_scans(opened, config, where)  # what can never be trained leaves no folder behind
+        path.mkdir(parents=True, exist_ok=True)
+        with Lease(path / LEASE):  # nobody may be training by what is about to be changed
+            remove_tree(run.checkpoints)
+            run.checkpoints.mkdir()
+            run.metrics.unlink(missing_ok=True)
+            write_text(path / "config.toml", to_toml(config))
+            write_json(path / "request.json", request)
+            write_json(path / "status.json", {"state": "prepared", "updated": _now()})
         return run
 
     def request(self) -> dict[str, Any]:
@@ -113,20 +129,73 @@ class RunFolder:
             fresh.symlink_to(self.path.name)
             os.replace(fresh, link)
 
-    def keep_metrics(self, members: Collection[int]) -> None:
-        """Drop the lines of members that will be trained anew."""
-        if self.metrics.is_file():
-            lines = self.metrics.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["member"] in members]
+    @contextmanager
+    def under_way(self, processes: int) -> Iterator[None]:
+        """Note in status.json that the run is trained, and how that ended.
+
+        `state` is "running" meanwhile and afterwards, until the model is written, unless training was
+        told to stop ("stopped") or failed ("failed", with the reason under `error`). `restarts` counts
+        how often it went on.
+        """
+        from hpc_brainage.training.stop import Stopped  # with torch, which preparing a run does not need
+
+        before = self.status()
+        restarts = before["restarts"] + 1 if "restarts" in before else 0
+        self.update(state="running", processes=processes, restarts=restarts, error=None)
+        try:
+            yield
+        except (Stopped, KeyboardInterrupt):
+            self._note(state="stopped")
+            raise
+        except Exception as problem:
+            self._note(state="failed", error=str(problem))
+            raise
+        self._note()
+
+    def keep_metrics(self, members: Collection[int], epoch: int) -> None:
+        """Drop what was logged of members from an epoch on, since that will be trained anew; and a last
+        line of which only half was written."""
+        if not self.metrics.is_file():
+            return
+        lines = self.metrics.read_text().splitlines()
+        kept = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record["member"] not in members or record["epoch"] < epoch:
+                kept.append(line)
+        if kept != lines:
             write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def log_epoch(self, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl, and say in status.json how far the run is."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        self._newest = {name: record.get(name) for name in ("member", "epoch", "step", "validation_mae")}
+        if time.monotonic() - self._noted > _BETWEEN_NOTES:
+            self._note()
+
+    def _note(self, **changes: Any) -> None:
+        """Note how far the run is, unless the disk is full: that must not end it."""
+        self._noted = time.monotonic()
+        try:
+            self.update(**changes, **self._newest)
+        except OSError as problem:
+            _LOG.warning("status.json could not be written (%s: %s)", self.path, problem.strerror)
 
     def write_held_out(self, table: pd.DataFrame) -> None:
         write_text(self.held_out, table.to_csv(sep="\t", index=False))
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs that a folder holds, finished or not, by name; not the link to the newest one."""
+    return [
+        path
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if (path / "request.json").is_file() and not path.is_symlink()
+    ]
 
 
 def _now() -> str:

@@ -6,8 +6,12 @@ them has seen; the held-out predictions say how large the error is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +29,23 @@ from hpc_brainage.store.reader import Store
 from hpc_brainage.training.checkpoint import MemberCheckpoint
 from hpc_brainage.training.data import TrainingData, load_training_data
 from hpc_brainage.training.description import describe_model
-from hpc_brainage.training.distributed import Processes, join_processes
+from hpc_brainage.training.distributed import (
+    LostProcess,
+    Processes,
+    join_processes,
+    others_may_be_lost,
+)
 from hpc_brainage.training.folds import assign_folds
+from hpc_brainage.training.keeper import Keeper
+from hpc_brainage.training.lease import Lease
 from hpc_brainage.training.loop import EpochReport, MemberTask, member_seed, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.preparation import check_settings
-from hpc_brainage.training.records import RunFolder
+from hpc_brainage.training.records import LEASE, RunFolder
 from hpc_brainage.training.stacked import can_be_stacked, train_stacked
+from hpc_brainage.training.stop import Agreement, Signals
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,8 @@ def run_training(
 ) -> FinishedRun | None:
     """Train all members of a prepared run; every process of the run calls this.
 
-    A run that was cut off goes on with the first member that is not finished. The first process returns
-    what was trained; the others return None.
+    A run that was cut off goes on from its newest checkpoint, on any number of processes. The first process
+    returns what was trained; the others return None.
 
     Parameters
     ----------
@@ -67,7 +81,10 @@ def run_training(
 
     Raises
     ------
-    TrainingError : the settings do not fit the store, or the store has changed since the preparation.
+    TrainingError : the settings do not fit the store, the store has changed since the preparation, or
+        another training is under way in the folder.
+    Stopped : one of the processes was told to stop; what is done is saved.
+    LostProcess : another process of the run has ended.
     """
     run = RunFolder(folder)
     config, request = run.config(), run.request()
@@ -83,45 +100,30 @@ def run_training(
     fold = assign_folds(data.scans, data.availability, settings.folds, settings.seed)
     folds = {f"fold {index}": np.flatnonzero(fold != index) for index in range(settings.folds)}
     check_settings(data, config, folds)
-    processes = join_processes(settings.device)
+    timeout = timedelta(minutes=settings.timeout_minutes)
+    processes = join_processes(settings.device, timeout)
     key = _key(config, store, data)
-    _agree(processes, key, settings)
-    if processes.is_first:
-        run.update(state="running", processes=processes.world_size)
-        if on_start:
-            on_start(data)
-
-    checkpoints = [MemberCheckpoint(run.checkpoints, index, key) for index in range(settings.members)]
-    finished = {
-        index: found
-        for index, checkpoint in enumerate(checkpoints if processes.is_first else ())
-        if (found := checkpoint.load_finished(config))
-    }
-    epochs = dict.fromkeys(finished, settings.epochs)
-
-    def report(record: dict[str, Any]) -> None:
+    with others_may_be_lost(processes), ExitStack() as held:
+        _agree(processes, key, settings)
+        lease = _take(held, run, processes)
+        keeper = Keeper(
+            folder=run.checkpoints,
+            key=key,
+            processes=processes,
+            signals=held.enter_context(Signals()),
+            agreement=Agreement(processes, timeout),
+            seconds=60 * settings.checkpoint_minutes,
+            lease=lease,
+        )
+        held.enter_context(keeper)
         if processes.is_first:
-            run.log_epoch(record)
-            epochs[record["member"]] = record["epoch"] + 1
-            if on_epoch:
-                on_epoch(record, sum(epochs.values()), settings.members * settings.epochs)
-
-    if processes.is_first:
-        run.keep_metrics(list(finished))
-    learned_from = [rows for rows in folds.values() for _ in range(settings.ensemble)]
-    tasks = [
-        MemberTask(index, rows, member_seed(settings.seed, index))
-        for index, rows in enumerate(learned_from)
-    ]
-    done = [task.index for task in tasks if processes.word_of_the_first(float(task.index in finished))]
-    for index, member, summary in _trained(data, tasks, done, config, processes, report):
-        if processes.is_first:
-            checkpoints[index].save_finished(member, summary)
-            finished[index] = member, summary
-            run.update(members_finished=len(finished))
+            held.enter_context(run.under_way(processes.world_size))
+            if on_start:
+                on_start(data)
+        held.enter_context(others_may_be_lost(processes))  # so that the run's status says it, too
+        members = _members(data, folds, config, run, keeper, on_epoch)
     if not processes.is_first:
         return None
-    members = [finished[index][0].to(processes.device) for index in range(settings.members)]
     held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
     for index in range(settings.folds):
         of_fold = members[index * settings.ensemble : (index + 1) * settings.ensemble]
@@ -133,22 +135,99 @@ def run_training(
     return FinishedRun(run, info, tuple(members), data, fold, held_out)
 
 
+def _members(
+    data: TrainingData,
+    folds: Mapping[str, np.ndarray],
+    config: RunConfig,
+    run: RunFolder,
+    keeper: Keeper,
+    on_epoch: Callable[[dict[str, Any], int, int], None] | None,
+) -> list[Member]:
+    """All members of a run, trained now or before, on the run's device; empty but in the first process."""
+    settings, processes = config.training, keeper.processes
+    checkpoints = [
+        MemberCheckpoint(run.checkpoints, index, keeper.key) for index in range(settings.members)
+    ]
+    finished = {
+        index: found
+        for index, checkpoint in enumerate(checkpoints if processes.is_first else ())
+        if (found := checkpoint.load_finished(config))
+    }
+    epochs = dict.fromkeys(finished, settings.epochs)
+
+    def begun(members: Sequence[int], epoch: int) -> None:
+        if processes.is_first:
+            run.keep_metrics(members, epoch)
+
+    def report(record: dict[str, Any]) -> None:
+        if processes.is_first:
+            run.log_epoch(record)
+            epochs[record["member"]] = record["epoch"] + 1
+            if on_epoch:
+                on_epoch(record, sum(epochs.values()), settings.members * settings.epochs)
+
+    learned_from = [rows for rows in folds.values() for _ in range(settings.ensemble)]
+    tasks = [
+        MemberTask(index, rows, member_seed(settings.seed, index))
+        for index, rows in enumerate(learned_from)
+    ]
+    done = [task.index for task in tasks if processes.word_of_the_first(float(task.index in finished))]
+    for index, member, summary in _trained(data, tasks, done, config, keeper, report, begun):
+        if processes.is_first:
+            try:
+                checkpoints[index].save_finished(member, summary)
+            except OSError as problem:
+                _LOG.warning(
+                    "member %d could not be saved, and training goes on (%s: %s)",
+                    index, run.checkpoints, problem.strerror,
+                )  # fmt: skip
+            finished[index] = member, summary
+            run.update(members_finished=len(finished))
+    return [finished[index][0].to(processes.device) for index in sorted(finished)]
+
+
 def _trained(
     data: TrainingData,
     tasks: Sequence[MemberTask],
     done: Collection[int],
     config: RunConfig,
-    processes: Processes,
+    keeper: Keeper,
     report: EpochReport,
+    begun: Callable[[Sequence[int], int], None],
 ) -> Iterator[tuple[int, Member, dict[str, Any]]]:
     """Each member that is not done, as soon as it is trained: its number, itself, and a summary."""
-    if can_be_stacked(data, config, processes, config.training.folds):
+    if can_be_stacked(data, config, keeper.processes, config.training.folds):
         everyone = [data] * len(tasks)
-        yield from train_stacked(everyone, tasks, config, processes.device, report, done)
+        device = keeper.processes.device
+        yield from train_stacked(everyone, tasks, config, device, report, done, keeper, begun)
         return
     for task in tasks:
         if task.index not in done:
-            yield task.index, *train_member(data, task, config, processes, report)
+            this = partial(begun, [task.index])
+            yield (
+                task.index,
+                *train_member(data, task, config, keeper.processes, report, keeper, this),
+            )
+            keeper.end()
+
+
+def _take(held: ExitStack, run: RunFolder, processes: Processes) -> Lease | None:
+    """The run's lease, in the first process; the others only learn whether it was to be had.
+
+    Raises
+    ------
+    TrainingError : another training is under way in the folder.
+    """
+    lease, refusal = None, None
+    if processes.is_first:
+        lease = Lease(run.path / LEASE)
+        try:
+            held.enter_context(lease)
+        except TrainingError as problem:
+            refusal = problem
+    if processes.word_of_the_first(float(refusal is not None)):
+        raise refusal or LostProcess("the first process may not train in this folder", where=run.path)
+    return lease
 
 
 def _predict_held_out(
@@ -176,11 +255,13 @@ def _agree(processes: Processes, key: str, settings: TrainingConfig) -> None:
     ------
     TrainingError : they are not, or they are more than a step has scans.
     """
-    if settings.batch_size < processes.world_size:
+    shares = processes.world_size * settings.accumulation
+    if settings.batch_size < shares:
+        each = f" in {settings.accumulation} parts each" if settings.accumulation > 1 else ""
         raise TrainingError(
-            f"{processes.world_size} processes cannot share a step of {settings.batch_size} scans",
+            f"{processes.world_size} processes cannot share a step of {settings.batch_size} scans{each}",
             where="training.batch_size",
-            expected=f"at least {processes.world_size}",
+            expected=f"at least {shares}",
             hint="--set training.batch_size=N, or use fewer processes",
         )
     mine = float(int(key[:12], 16))

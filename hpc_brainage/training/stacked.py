@@ -12,9 +12,10 @@ fewer scans in a step than another, the rest is filled with scans of no modality
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from hpc_brainage.model.member import Member
 from hpc_brainage.model.noise import Draws
 from hpc_brainage.training.data import FeatureInput, TrainingData
 from hpc_brainage.training.distributed import Processes
+from hpc_brainage.training.engine import MOMENTS, Piece
 from hpc_brainage.training.folds import batches, epoch_order
+from hpc_brainage.training.keeper import Keeper, State
 from hpc_brainage.training.loop import (
     EpochReport,
     MemberTask,
@@ -37,6 +40,7 @@ from hpc_brainage.training.mixing import mixed, mixing
 from hpc_brainage.training.objective import Batch, Objective, step_counts
 from hpc_brainage.training.optimizer import adamw, cosine, decayed
 from hpc_brainage.training.preparation import network_inputs, new_member
+from hpc_brainage.training.progress import Progress
 from hpc_brainage.training.steps import hide_modalities
 
 AT_ONCE = 64
@@ -56,6 +60,8 @@ def can_be_stacked(data: TrainingData, config: RunConfig, processes: Processes, 
     settings = config.training
     if processes.world_size > 1 or settings.validation or settings.zero_stage:
         return False
+    if settings.accumulation > 1:  # asked for to save memory, of which a stack takes more
+        return False
     width = 0
     for role, source in data.inputs.items():
         if not isinstance(source, FeatureInput):
@@ -71,6 +77,8 @@ def train_stacked(
     device: torch.device,
     report: EpochReport,
     done: Collection[int] = (),
+    keeper: Keeper | None = None,
+    on_begin: Callable[[Sequence[int], int], None] | None = None,
 ) -> Iterator[tuple[int, Member, dict[str, Any]]]:
     """Train members, as many at once as fit, each on its own rows of its own data.
 
@@ -81,6 +89,9 @@ def train_stacked(
     report : told about each epoch of each member.
     done : places of tasks that need not be trained any more. The others are stacked as if these were not
         done, so that an interruption changes no bit.
+    keeper : saves how far training is, and goes on from what it has saved.
+    on_begin : told of members, and of the first epoch that will be reported of them; those before were
+        reported earlier.
 
     Yields
     ------
@@ -97,10 +108,18 @@ def train_stacked(
         if set(together) <= set(done):
             continue
         stack = _Stack([learners[place] for place in together], config, device)
-        stack.train(report_wanted)
+        stack.go_on(keeper)
+        if on_begin:
+            on_begin(
+                [index for place in together if (index := tasks[place].index) in wanted],
+                stack.progress.epoch,
+            )
+        stack.train(report_wanted, keeper)
         for place, (member, summary) in zip(together, stack.finished(), strict=True):
             if place not in done:
                 yield place, member, summary
+        if keeper:
+            keeper.end()
 
 
 @dataclass(frozen=True)
@@ -224,34 +243,72 @@ class _Stack:
         self.sex = stacked([one.sex + 1 for one in inputs]) - 1  # nobody's is unknown
         self.age = stacked([one.age for one in inputs])
         self.nobody = longest
+        self.progress = Progress()
 
-    def train(self, report: EpochReport) -> None:
-        """Take all steps of all epochs.
+    def train(self, report: EpochReport, keeper: Keeper | None = None) -> None:
+        """Take all steps of all epochs that were not taken yet.
 
         Raises
         ------
         TrainingError : the loss of a member is not finite.
         """
-        settings, step = self.config.training, 0
-        for epoch in range(settings.epochs):
-            started = time.perf_counter()
-            sums: dict[str, torch.Tensor] = {}
-            for rows in self._epoch(epoch):
+        settings, progress = self.config.training, self.progress
+        while progress.epoch < settings.epochs:
+            started, epoch = time.perf_counter(), progress.epoch
+            for rows in islice(self._epoch(epoch), progress.taken, None):
+                step = progress.step
                 for group in self.optimizer.param_groups:
                     group["lr"] = settings.learning_rate * cosine(step, self.total_steps)
                 losses, terms = self._step(rows, step)
-                for name, value in {"loss": losses, **terms}.items():
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value
-                step += 1
-            means = {name: (value / self.steps_per_epoch).tolist() for name, value in sums.items()}
+                progress.add({"loss": losses, **terms})
+                if keeper:
+                    keeper.after_step(self._state)
+            means = {name: (value / self.steps_per_epoch).tolist() for name, value in progress.sums.items()}
             seconds = round((time.perf_counter() - started) / len(self.learners), 3)
             for number, learner in enumerate(self.learners):
                 record = {name: value[number] for name, value in means.items()}
                 check_loss(record["loss"], epoch, learner.task)
                 report(
-                    {"member": learner.task.index, "epoch": epoch, "step": step, **record}
+                    {"member": learner.task.index, "epoch": epoch, "step": progress.step, **record}
                     | {"seconds": seconds, "stacked": len(self.learners)}
                 )
+            progress.next_epoch()
+
+    def go_on(self, keeper: Keeper | None) -> None:
+        """Put back what was saved of these members, if anything was."""
+        first, last = self.learners[0].task.index, self.learners[-1].task.index
+        found = keeper.begin(f"members-{first}-{last}") if keeper else None
+        if found is None:
+            return
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(found.tensors[f"parameter/{name}"].view_as(parameter))
+            if f"step/{name}" in found.tensors:
+                state = {
+                    key: found.tensors[f"{key}/{name}"].view_as(parameter).to(self.device, copy=True)
+                    for key in MOMENTS
+                }
+                steps = found.tensors[f"step/{name}"].reshape(()).to(self.device, copy=True)
+                self.optimizer.state[parameter] = {"step": steps, **state}
+        sums = {
+            name: found.tensors[f"sums/{name}"].to(self.device, copy=True) for name in found.record["terms"]
+        }
+        record = found.record
+        self.progress = Progress(record["epoch"], record["step"], record["taken"], sums)
+
+    def _state(self) -> State:
+        """What a checkpoint holds of these members."""
+        pieces: dict[str, Piece] = {}
+        for name, parameter in self.parameters.items():
+            held = {"parameter": parameter.detach()} | self.optimizer.state.get(parameter, {})
+            pieces |= {f"{key}/{name}": Piece(0, value.reshape(-1)) for key, value in held.items()}
+        sums = {f"sums/{name}": value.cpu() for name, value in self.progress.sums.items()}
+        return State(
+            step=self.progress.step,
+            pieces=pieces,
+            fixed=sums,
+            sizes={key: piece.values.numel() for key, piece in pieces.items()},
+            record=self.progress.describe([]),
+        )
 
     def finished(self) -> Iterator[tuple[Member, dict[str, Any]]]:
         """Each member with its parameters, in evaluation mode on the host, and a summary."""

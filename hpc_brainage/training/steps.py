@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from hpc_brainage.training.engine import Engine
 from hpc_brainage.training.mixing import mixed, mixing
 from hpc_brainage.training.objective import Batch, step_counts
 from hpc_brainage.training.preparation import scaled
+from hpc_brainage.training.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,37 @@ class Steps:
     seed: int
     settings: TrainingConfig
     processes: Processes
-    step: int
+    progress: Progress
     total_steps: int
 
-    def run(self, engine: Engine, whole: list[np.ndarray]) -> tuple[dict[str, float], int]:
-        """Take a step for each batch of rows; returns each term's mean over the epoch, and the step."""
+    def run(
+        self, engine: Engine, whole: list[np.ndarray], after_step: Callable[[], None]
+    ) -> dict[str, float]:
+        """Take a step for each batch of rows of which none was taken yet; returns each term's mean over
+        the whole epoch."""
         engine.train_mode(True)
-        plans = [self._plan(rows, self.step + ahead) for ahead, rows in enumerate(whole)]
+        ahead = whole[self.progress.taken :]
+        plans = [self._plan(rows, self.progress.step + number) for number, rows in enumerate(ahead)]
+        parts = [(plan, part) for plan in plans for part in range(self.settings.accumulation)]
+        inputs = stream(self.inputs, [self._taken(plan, self._mine(part)) for plan, part in parts])
         sums: dict[str, torch.Tensor] = {}
-        taken = stream(self.inputs, [self._taken(plan) for plan in plans])
-        for plan, (_, x) in zip(plans, taken, strict=True):
-            loss, terms = engine.step(self._batch(plan, x))
+        for (plan, part), (_, x) in zip(parts, inputs, strict=True):
+            loss, terms = engine.step(self._batch(plan, self._mine(part), x))
             for name, value in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            self.step += 1
+                sums[name] = sums[name] + value if name in sums else value
+            if part == self.settings.accumulation - 1:
+                self.progress.add(sums)
+                sums = {}
+                after_step()
         # Each process holds its scans' share of every mean over the step; together they are the mean.
-        together = self.processes.summed(torch.stack([value.float() for value in sums.values()]))
-        means = {name: value / len(whole) for name, value in zip(sums, together.tolist(), strict=True)}
-        return means, self.step
+        own = self.progress.sums
+        together = self.processes.summed(torch.stack([value.float() for value in own.values()]))
+        return {name: value / len(whole) for name, value in zip(own, together.tolist(), strict=True)}
 
-    @property
-    def _mine(self) -> slice:
-        """The part of a step's scans that this process takes."""
-        return slice(self.processes.rank, None, self.processes.world_size)
+    def _mine(self, part: int) -> slice:
+        """The scans of a step that this process takes in a part of it."""
+        world, parts = self.processes.world_size, self.settings.accumulation
+        return slice(self.processes.rank + part * world, None, world * parts)
 
     def _plan(self, rows: np.ndarray, step: int) -> _Plan:
         index = torch.from_numpy(rows)
@@ -82,32 +91,33 @@ class Steps:
         partner, share = mixing(seen, sex, draws, self.settings.mixup)
         return _Plan(rows, seen, rows[partner.numpy()], share)
 
-    def _taken(self, plan: _Plan) -> np.ndarray:
+    def _taken(self, plan: _Plan, own: slice) -> np.ndarray:
         """The rows that this process reads for a step: its own, then those that they are mixed with."""
-        mine = plan.rows[self._mine]
-        return mine if plan.partners is None else np.concatenate([mine, plan.partners[self._mine]])
+        mine = plan.rows[own]
+        return mine if plan.partners is None else np.concatenate([mine, plan.partners[own]])
 
-    def _batch(self, plan: _Plan, x: dict[str, torch.Tensor]) -> Batch:
-        device, mine = self.processes.device, plan.rows[self._mine]
+    def _batch(self, plan: _Plan, own: slice, x: dict[str, torch.Tensor]) -> Batch:
+        device, mine = self.processes.device, plan.rows[own]
         sex = self.data.sex[plan.rows]
         x = {role: scaled(self.member, role, value.to(device)) for role, value in x.items()}
-        age = self.member.age_scale.to_scale(torch.from_numpy(self.data.age[self._taken(plan)])).to(device)
+        years = torch.from_numpy(self.data.age[self._taken(plan, own)])
+        age = self.member.age_scale.to_scale(years).to(device)
         if plan.share is not None:
-            share = plan.share[self._mine].to(device)
+            share = plan.share[own].to(device)
             n = len(mine)
             x = {role: mixed(value[:n], value[n:], share) for role, value in x.items()}
             age = mixed(age[:n], age[n:], share)
         return Batch(
             x=x,
-            present={role: mask[self._mine].to(device) for role, mask in plan.present.items()},
-            sex=torch.from_numpy(sex[self._mine]).to(device),
+            present={role: mask[own].to(device) for role, mask in plan.present.items()},
+            sex=torch.from_numpy(sex[own]).to(device),
             age=age,
             scan=torch.from_numpy(mine).to(device),
             counts={name: int(n) for name, n in step_counts(plan.present, torch.from_numpy(sex)).items()},
             seed=self.seed,
-            step=self.step,
-            progress=self.step / self.total_steps,
-            processes=self.processes.world_size,
+            step=self.progress.step,
+            progress=self.progress.step / self.total_steps,
+            processes=self.processes.world_size * self.settings.accumulation,
         )
 
 

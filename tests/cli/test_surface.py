@@ -20,6 +20,10 @@ VERBS = (
     "inspect",
     "verify",
     "train",
+    "jobs",
+    "logs",
+    "cancel",
+    "resume",
     "evaluate",
     "ablate",
     "explain",
@@ -150,16 +154,27 @@ def test_a_job_s_process_without_a_run_says_how_it_is_started(tmp_path: Path) ->
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "where", "said"),
+    [
+        (("verify", "x.zarr"), "store.verify.verify", "the same command again begins anew"),
+        (("evaluate", "runs/x"), "evaluation.evaluate.evaluate_run", "again begins anew"),
+        (("explain", "runs/x"), "evaluation.explain.judged_members", "again begins anew"),
+        (("train", "x.zarr"), "training.records.RunFolder.prepare", "where training was saved last"),
+        (("convert", "x.csv"), "cohorts.recipe.open_cohort", "goes on with the parts"),
+    ],
+)
 def test_an_interrupted_command_says_how_to_go_on(
-    brainage: Brainage, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], where: str, said: str, brainage: Brainage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*what: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hpc_brainage.store.verify.verify", interrupted)
-    answer = brainage("verify", "x.zarr")
+    monkeypatch.setattr(f"hpc_brainage.{where}", interrupted)
+    answer = brainage(*words)
     assert answer.code == 130
-    assert "the same command again goes on" in answer.err
+    assert answer.err.startswith("interrupted; ")
+    assert said in answer.err
 
 
 def test_a_full_disk_is_said_in_words(brainage: Brainage, monkeypatch: pytest.MonkeyPatch) -> None:

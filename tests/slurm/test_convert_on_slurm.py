@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from cli.commands import type_command
 from conversion.synthetic import hashes
+from slurm.asking import ask, wait_for
 
 from hpc_brainage.cluster.array import submit
 from hpc_brainage.cluster.resources import Resources
@@ -22,19 +22,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
 GRID = (160, 160, 160)  # eight such images fill a shard
 SCANS = 48
-# Four cores are a node: two jobs run at a time.
+# Four cores are a node: four jobs run at a time.
 SITE = 'partition = "main"\ncpus = 4\nmemory_gb = 2\ntime = 10\n'
-
-
-def ask(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
-
-
-def wait_for(jobs: str, seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while ask("squeue", "--noheader", "--jobs", jobs):
-        assert time.monotonic() < until, ask("squeue")
-        time.sleep(0.3)
 
 
 def ends(jobs: str, of: int) -> dict[str, str]:
@@ -97,7 +86,9 @@ def test_an_array_makes_the_bytes_of_one_process(slurm: None, cohort: Path) -> N
 def test_the_last_job_does_what_a_cancelled_one_left(slurm: None, cohort: Path) -> None:
     jobs = submitted(cohort, "cancelled.zarr")
     array, last = jobs.split(",")
-    ask("scancel", f"{array}_4")  # two jobs run at a time: this one has not begun, and never has an account
+    ask(
+        "scancel", f"{array}_5"
+    )  # four jobs run at a time: this one has not begun, and never has an account
     wait_for(jobs)
     assert ends(jobs, 6)[last] == "COMPLETED", logs(cohort)
     (log,) = cohort.glob(f"cancelled.zarr.jobs/*/{last}_*.out")
@@ -142,7 +133,7 @@ def test_a_preempted_job_goes_on_later_and_the_last_one_waits_for_it(
         assert time.monotonic() < until, ask("squeue")
         time.sleep(0.2)
     urgent = ask(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap", "true"
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap", "true"
     ).strip()
     wait_for(f"{urgent},{submission.ids}")
     assert ends(submission.ids, 2) == {submission.array: "COMPLETED", submission.last: "COMPLETED"}
@@ -156,4 +147,4 @@ def test_a_partition_that_is_not_there_is_answered_with_those_that_are(slurm: No
     answer = type_command(cohort, "convert", "images", "x.zarr", "--cluster", "elsewhere.toml")
     assert answer.code == 2
     assert "partition = 'mian'" in answer.text
-    assert "main (2 nodes), urgent (2 nodes)" in answer.text
+    assert "main (4 nodes, 2 GPUs each), urgent (4 nodes, 2 GPUs each)" in answer.text

@@ -1,0 +1,40 @@
+"""`brainage cancel`: ends a run's job, and keeps what the run has."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpc_brainage.errors import TrainingError
+
+
+def cancel(run: Annotated[Path, typer.Argument(help="The folder of the run.")]) -> None:
+    """End a run's job, waiting or running; what it has saved stays, and brainage resume goes on with it."""
+    from hpc_brainage.cli.resume import run_at
+    from hpc_brainage.cli.screen import say
+    from hpc_brainage.cluster import slurm
+    from hpc_brainage.cluster.local import is_running
+    from hpc_brainage.cluster.run_job import job_of
+
+    run_at(run)
+    job = job_of(run)
+    if job is None or job.id is None:
+        raise TrainingError("this run has no job", where=run, expected="one that train --nodes has started")
+    if job.cluster == "local":
+        if job.host != os.uname().nodename:
+            raise TrainingError("this run is trained on another machine", where=f"{run}: {job.host}")
+        if not is_running(job):
+            raise TrainingError("this run's processes have ended already", where=run)
+        with suppress(ProcessLookupError):
+            os.kill(int(job.id), signal.SIGTERM)  # it asks its processes to save
+    else:
+        state = slurm.job_states([job.id])[job.id]
+        if state.is_over and state.state:
+            raise TrainingError(f"job {job.id} has ended already ({state.state.lower()})", where=run)
+        slurm.cancel(job.id)
+    say(f"cancelled  job {job.id}; brainage resume {run} goes on with what is saved")

@@ -1,0 +1,73 @@
+"""`brainage jobs`: the runs of a folder, and how each of them is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpc_brainage.cluster.run_job import RunJob
+    from hpc_brainage.cluster.slurm import JobState
+    from hpc_brainage.training.records import RunFolder
+
+_COLUMNS = (
+    "run", "job", "state", ">step", ">epoch", ">member", ">validation MAE", ">restarts", ">time left",
+)  # fmt: skip
+
+
+def jobs(
+    runs: Annotated[Path, typer.Option(help="The folder that runs are kept in.")] = Path("runs"),
+) -> None:
+    """List the runs of a folder with the state of their jobs and how far they are."""
+    from hpc_brainage.cli.screen import say, table
+    from hpc_brainage.cluster.run_job import job_of
+    from hpc_brainage.cluster.slurm import job_states
+    from hpc_brainage.training.records import RunFolder, runs_in
+
+    folders = [RunFolder(path) for path in runs_in(runs)]
+    if not folders:
+        say(f"there are no runs in {runs}")
+        return
+    known = {run.path: job_of(run.path) for run in folders}
+    states = job_states([job.id for job in known.values() if job and job.id and job.cluster == "slurm"])
+    table("", _COLUMNS, (_row(run, known[run.path], states) for run in folders))
+
+
+def _row(run: RunFolder, job: RunJob | None, states: dict[str, JobState]) -> tuple[object, ...]:
+    from hpc_brainage.cli.follow import records_of
+    from hpc_brainage.cli.screen import years
+    from hpc_brainage.cluster.starts import starts_of
+
+    records = records_of(run.metrics)
+    last = records[-1] if records else {}
+    training = run.config().training
+    number = job.id if job and job.id else ""
+    state = states.get(number) if job and job.cluster == "slurm" else None
+    restarts = max(0, sum(start["job"] == number for start in starts_of(run.path)) - 1) if number else 0
+    return (
+        run.path.name,
+        number if state else "this machine",
+        _state(run, job, state),
+        last.get("step", "-"),
+        f"{last['epoch'] + 1}/{training.epochs}" if last else "-",
+        f"{last['member'] + 1}/{training.members}" if last else "-",
+        years(last.get("validation_mae")),
+        restarts,
+        state.left if state and state.state == "RUNNING" else "-",
+    )
+
+
+def _state(run: RunFolder, job: RunJob | None, state: JobState | None) -> str:
+    from hpc_brainage.cluster.local import is_running
+
+    if run.is_finished:
+        return "finished"
+    if state and state.state:
+        return state.state.lower() + (f" ({state.why})" if state.state == "PENDING" and state.why else "")
+    said = str(run.status().get("state", "prepared"))
+    if job and job.cluster == "local" and job.host == os.uname().nodename and not is_running(job):
+        return "interrupted" if said == "running" else said
+    return said

@@ -1,0 +1,52 @@
+"""The code that a job runs: what was there when it was submitted, whatever is edited afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import hpc_brainage
+
+_PACKAGE = Path(hpc_brainage.__file__).parent
+_NOT_CODE = "__pycache__"
+
+
+def keep_code(folder: Path, package: Path = _PACKAGE) -> Path | None:
+    """Copy the package into `folder`, under a name made of its content, and say what Python has to look in.
+
+    A package that was installed, and is not a checkout that somebody edits, is not copied: None. Code that
+    has been kept before is not copied again.
+    """
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+    if any(package.resolve().is_relative_to(place) for place in installed):
+        return None
+    files = sorted(
+        path
+        for path in package.rglob("*")
+        if path.is_file() and _NOT_CODE not in path.relative_to(package).parts
+    )
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package)}\0{len(content)}\0".encode() + content)
+    kept = folder / digest.hexdigest()[:12]
+    if kept.is_dir():
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=".", dir=folder))
+    try:
+        for path in files:
+            copy = making / package.name / path.relative_to(package)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        making.chmod(0o755)
+        os.replace(making, kept)
+    except OSError:
+        shutil.rmtree(making, ignore_errors=True)
+        if not kept.is_dir():  # else somebody else has kept the same meanwhile
+            raise
+    return kept

@@ -1,0 +1,78 @@
+"""Where the processes of a run meet: an address of rank 0's node, and a port that nobody else has."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpc_brainage.errors import EnvironmentLacks
+
+_LOWEST = 15000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIED = 200
+_ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR of Linux
+_NAME_BYTES = 15
+
+
+def reserve_port(job: int) -> tuple[int, socket.socket]:
+    """A free port of this node, and what keeps it from others as long as it is not closed.
+
+    The first one tried is derived from the job's number: two jobs of a node start at different ones. All
+    lie below those that the kernel hands out by itself, so that no connection of anybody sits on it.
+
+    Raises
+    ------
+    EnvironmentLacks : none of the ports tried is free.
+    """
+    for port in _candidates(job):
+        try:
+            with socket.socket() as probe:  # without SO_REUSEADDR: what others hold as below is not free
+                probe.bind(("", port))
+            held = socket.socket()
+            # A socket that is bound in this way and does not listen lets another of the same kind listen
+            # on the port: torch's, which comes minutes later.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("", port))
+        except OSError:
+            continue
+        return port, held
+    raise EnvironmentLacks(
+        f"no free port on {socket.gethostname()}", expected=f"one of {_TRIED} from {_LOWEST} upwards"
+    )
+
+
+def _candidates(job: int) -> Iterator[int]:
+    try:
+        highest = int(_EPHEMERAL.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        highest = 32768
+    count = max(highest - _LOWEST, 1)
+    # Steps of a prime: jobs one after the other do not run into each other's ports.
+    yield from (_LOWEST + (job + 7919 * attempt) % count for attempt in range(_TRIED))
+
+
+def own_address(interface: str | None) -> str:
+    """How the other nodes reach this one: through an interface, or by the name that SLURM knows.
+
+    Raises
+    ------
+    EnvironmentLacks : there is no such interface, or it has no IPv4 address.
+    """
+    if interface is None:
+        return os.environ.get("SLURMD_NODENAME") or "127.0.0.1"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            name = struct.pack("256s", interface.encode()[:_NAME_BYTES])
+            answer = fcntl.ioctl(any_socket.fileno(), _ADDRESS_OF_INTERFACE, name)
+    except OSError as problem:
+        raise EnvironmentLacks(
+            f"the network interface cannot be used ({problem.strerror})",
+            where=f"interface = {interface!r} on {socket.gethostname()}",
+            expected=f"one of {', '.join(name for _, name in socket.if_nameindex())}",
+            hint="mend interface in the TOML that --cluster names, or leave it out",
+        ) from None
+    return socket.inet_ntoa(answer[20:24])

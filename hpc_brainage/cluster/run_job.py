@@ -1,0 +1,194 @@
+"""The job of a training run on SLURM: its sbatch file, its submission, and what is kept of it.
+
+The job runs `python -m hpc_brainage.cli.worker RUN` once for each process: a run's folder says everything,
+and nothing of ours is pickled. submitit writes the sbatch file and submits it, and has no part in what
+happens then: who starts a job again is settled here, once.
+
+- SLURM does, by itself, when the job is preempted or a node dies (`--requeue`).
+- The job does, when it was told that its time is nearly up (`--signal`), has saved and has ended before;
+  likewise when it has lost a process and no process says that it failed of itself.
+- Nobody does when a process has failed of itself, when the job was started several times without coming any
+  further (see `starts`), or when somebody cancelled it.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from hpc_brainage.cluster.code import keep_code
+from hpc_brainage.cluster.ranks import INTERFACE, SCRATCH, START
+from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.cluster.sbatch import outside_of_any_job, refusals
+from hpc_brainage.cluster.starts import LOGS
+from hpc_brainage.config import Section, parse
+from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.files import read_json, write_json
+from hpc_brainage.provenance import package_version
+
+RECORD = "job.json"
+CODE = "code"
+WORKER = "hpc_brainage.cli.worker"
+
+# What slurm/train.sbatch has too, word for word, under lines that set run and worker.
+BODY = f"""\
+# A start of the job: the first one, and one more each time that it is queued again.
+export {START}=$run/{LOGS}/$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
+mkdir -p "${START}"
+# srun does not take the cores of a task over from sbatch by itself.
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --kill-on-bad-exit=1 --unbuffered --open-mode=append \\
+  --output="$run/{LOGS}/rank-%t.log" "${{worker[@]}}" "$run" && exit 0
+code=$?
+# Rank 0 has come, and no process says that it failed of itself: the run was stopped and saved, or has lost
+# a node. It goes on where it was. Rank 0 ends a job that never comes any further.
+if [ -e "${START}/rendezvous.json" ] && ! (cd "${START}" && compgen -G "failed-*.json") > /dev/null; then
+  echo "job $SLURM_JOB_ID ended with exit code $code and is queued again"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $code"""
+
+
+class RunJob(Section):
+    """What a run's job is, kept in the run's folder: enough to submit it again as it was."""
+
+    cluster: Literal["slurm", "local"]
+    nodes: int
+    resources: Resources
+    python: str
+    """The Python of each process."""
+    code: str | None
+    """Folder of the code that the processes run; None for the installed package."""
+    version: str
+    """Of the package."""
+    id: str | None = None
+    """Number of SLURM's job, or of the launching process on this machine; None before there is one."""
+    host: str = ""
+    """The machine of a launching process, and"""
+    ticks: int = -1
+    """when that was started: another process may have its number later."""
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.resources.train.processes_per_node
+
+    @property
+    def worker(self) -> list[str]:
+        """The command of each process, but for the run's folder at its end."""
+        # -P keeps the folder that the command was typed in, often a checkout, from being looked in first.
+        return [*self.resources.train.container, self.python, "-P", "-m", WORKER]
+
+
+def plan_job(run: Path, nodes: int, resources: Resources, cluster: Literal["slurm", "local"]) -> RunJob:
+    """The job of a prepared run, with the code as it is now kept in the run's folder, and room for logs."""
+    _logs(run).mkdir(exist_ok=True)  # SLURM makes no folder for its output, and ends a job without one
+    kept = keep_code(run.absolute() / CODE)
+    return RunJob(
+        cluster=cluster,
+        nodes=nodes,
+        resources=resources,
+        python=resources.train.python or sys.executable,
+        code=None if kept is None else str(kept),
+        version=package_version(),
+    )
+
+
+def job_of(run: Path) -> RunJob | None:
+    """The job that a run was given last, if any."""
+    path = run / RECORD
+    return parse(RunJob, read_json(path, TrainingError), path) if path.is_file() else None
+
+
+def keep_job(run: Path, job: RunJob) -> None:
+    write_json(run / RECORD, job.model_dump(mode="json"))
+
+
+def check_version(run: Path) -> None:
+    """Make sure that a job runs the package that it was submitted with.
+
+    Raises
+    ------
+    TrainingError : another version was installed meanwhile.
+    """
+    job = job_of(run)
+    if job is not None and job.version != package_version():
+        raise TrainingError(
+            f"the job was submitted with version {job.version}, and {package_version()} is installed now",
+            where=run,
+            hint="brainage resume submits it with the version that is installed now",
+        )
+
+
+def batch_file(run: Path, job: RunJob) -> str:
+    """The sbatch file of a run, which `sbatch` takes as it is."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    return _make_sbatch_string(_command(run, job), _logs(run), **_parameters(run, job))
+
+
+def submit_run(run: Path, job: RunJob) -> RunJob:
+    """Submit a run's job; returns it with its number, which is kept in the run's folder too.
+
+    Raises
+    ------
+    EnvironmentLacks : no SLURM can be reached.
+    UsageError : SLURM refuses the job.
+    """
+    import submitit
+
+    executor = submitit.SlurmExecutor(_logs(run))
+    executor.update_parameters(**_parameters(run, job))
+    with refusals(_settings(job)), outside_of_any_job():
+        submitted = executor._submit_command(_command(run, job))
+    job = job.model_copy(update={"id": submitted.job_id})
+    keep_job(run, job)
+    return job
+
+
+def _logs(run: Path) -> Path:
+    logs = run.absolute() / LOGS
+    if "%" in str(logs):
+        raise UsageError("SLURM puts numbers in place of a % in a log's path", where=logs)
+    return logs
+
+
+def _settings(job: RunJob) -> dict[str, Any]:
+    """What the job asks for, in the words of the site's TOML."""
+    asked, of_all = job.resources.train, job.resources
+    settings = asked.model_dump() | {"account": of_all.account, "exclude": of_all.exclude}
+    for name in ("partition", "qos", "constraint"):
+        settings[name] = settings[name] or getattr(of_all, name)
+    return settings | {"extra": of_all.extra}
+
+
+def _parameters(run: Path, job: RunJob) -> dict[str, Any]:
+    """What the #SBATCH lines say, in submitit's words."""
+    settings, memory = _settings(job), job.resources.train.memory_gb
+    as_they_are = ("partition", "account", "qos", "constraint", "exclude", "time", "cpus_per_task")
+    return {name: settings[name] for name in as_they_are} | {
+        "job_name": f"brainage-{run.name}",
+        "nodes": job.nodes,
+        "ntasks_per_node": job.resources.train.processes_per_node,
+        "gpus_per_node": settings["gpus_per_node"] or None,
+        "mem": None if memory is None else f"{math.ceil(memory * 1024)}M",
+        "signal_delay_s": settings["save_seconds"],
+        "setup": list(job.resources.setup),
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        "wckey": None,  # else submitit's own, which a site may not know
+        "additional_parameters": {"requeue": True, "output": f"{_logs(run)}/job-%j.log"}
+        | settings["extra"],
+    }
+
+
+def _command(run: Path, job: RunJob) -> str:
+    asked = job.resources.train
+    lines = [f"run={shlex.quote(str(run.absolute()))}", f"worker=({shlex.join(job.worker)})"]
+    if job.code is not None:
+        lines.append(f"export PYTHONPATH={shlex.quote(job.code)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    for name, value in ((SCRATCH, asked.scratch), (INTERFACE, asked.interface)):
+        if value is not None:
+            lines.append(f"export {name}={shlex.quote(value)}")
+    return "\n".join([*lines, BODY])

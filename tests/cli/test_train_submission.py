@@ -1,0 +1,287 @@
+"""`brainage train --nodes`, and jobs, logs, cancel and resume: what is submitted, and what is said.
+
+SLURM only pretends here; `tests/slurm` has the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from cli.commands import TINY, Answer, Brainage
+from planted import planted_store
+from pretended_slurm import pretend_slurm
+
+from hpc_brainage.cli import follow
+from hpc_brainage.cluster.run_job import job_of
+from hpc_brainage.cluster.starts import Start
+
+RUN = Path("runs") / "openbhb"
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path) -> Path:
+    return planted_store(tmp_path, people=40, name="openbhb")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return pretend_slurm(tmp_path, monkeypatch)
+
+
+def epoch(folder: Path, *numbers: int) -> None:
+    """Write epochs of the first member into the run's metrics, as a job does."""
+    with (folder / RUN / "metrics.jsonl").open("a") as file:
+        for number in numbers:
+            record = {"member": 0, "epoch": number, "step": 3 * number, "loss": 4.0 - number}
+            file.write(json.dumps(record) + "\n")
+
+
+def test_a_run_on_nodes_is_prepared_and_submitted(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    answer = brainage("train", "--nodes", 2, *SETTINGS)
+    assert answer.code == 0, answer.text
+    assert "submitted job 100: 2 processes on 2 nodes -> runs/openbhb" in answer.text
+    for words in ("--follow", "brainage logs runs/openbhb", "brainage cancel runs/openbhb"):
+        assert words in answer.text
+    asked = (slurm / "job-1").read_text()
+    assert "#SBATCH --nodes=2" in asked
+    assert f"run={tmp_path / RUN}" in asked
+    assert (tmp_path / RUN / "request.json").is_file()
+
+
+def test_gpus_are_for_a_job_too(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('partition = "gpu"\n[train]\ncpus_per_task = 8')
+    answer = brainage("train", "--gpus-per-node", 4, "--cluster", "site.toml", *SETTINGS)
+    assert "4 processes on 1 node " in answer.text
+    asked = (slurm / "job-1").read_text()
+    for line in ("--gpus-per-node=4", "--ntasks-per-node=4", "--cpus-per-task=8", "--partition=gpu"):
+        assert f"#SBATCH {line}\n" in asked
+
+
+def test_a_dry_run_prints_what_would_be_submitted_and_nothing_else(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    printed = brainage("train", "--nodes", 2, "--dry-run", *SETTINGS)
+    assert printed.code == 0
+    assert printed.out.startswith("#!/bin/bash\n")
+    assert not (slurm / "job-1").exists()
+    brainage("train", "--nodes", 2, *SETTINGS)
+    assert (slurm / "job-1").read_text() == printed.out
+
+
+def test_a_run_whose_job_is_there_is_not_submitted_twice(brainage: Brainage, slurm: Path) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm / "queue").write_text("100|PENDING|Priority|1:00:00|\n")
+    for words in (("train", "--nodes", 2, *SETTINGS), ("resume", RUN)):
+        answer = brainage(*words)
+        assert "job 100 of this run is there already (pending)" in answer.text
+    assert not (slurm / "job-2").exists()
+
+
+def test_a_run_is_resumed_as_it_was_submitted(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("[train]\ncpus_per_task = 3")
+    brainage("train", "--nodes", 2, "--cluster", "site.toml", *SETTINGS)
+    (tmp_path / "site.toml").unlink()
+    (slurm / "queue").write_text("100|TIMEOUT|TimeLimit|0:00|\n")
+    assert "submitted job 200" in brainage("resume", RUN).text
+    assert (slurm / "job-2").read_text() == (slurm / "job-1").read_text()
+    job = job_of(tmp_path / RUN)
+    assert job is not None
+    assert job.id == "200"
+
+
+def test_a_run_of_somebody_else_is_not_resumed(
+    brainage: Brainage, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code in its folder would run with one's own rights."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    somebody = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody)
+    answer = brainage("resume", RUN)
+    assert (answer.code, "somebody else's" in answer.text) == (3, True)
+    assert not (slurm / "job-2").exists()
+
+
+def test_runs_are_listed_with_how_far_they_are(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    assert "there are no runs" in brainage("jobs").text
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    epoch(tmp_path, 0, 1)
+    for start in ("100-0", "100-1"):
+        (tmp_path / RUN / "logs" / start).mkdir(exist_ok=True)
+        Start(tmp_path / RUN / "logs" / start).note()
+    assert re.search(r"openbhb 100 running 3 2/3 1/2 - 1 0:42:00", brainage("jobs").text)
+    (slurm / "queue").write_text("100|PENDING|BeginTime|1:00:00|\n")
+    assert re.search(r"openbhb 100 pending \(BeginTime\) 3", brainage("jobs").text)
+
+
+def test_a_run_of_this_machine_is_listed_beside_them(
+    brainage: Brainage, trained: tuple[Path, Answer]
+) -> None:
+    answer = brainage("jobs", "--runs", trained[0] / "runs")
+    assert re.search(r"openbhb this machine finished \d+ 3/3 2/2 - 0 -", answer.text), answer.text
+
+
+def test_a_job_is_cancelled_by_its_run(brainage: Brainage, slurm: Path) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    answer = brainage("cancel", RUN)
+    assert (answer.code, (slurm / "cancelled").read_text()) == (0, "100\n")
+    assert "brainage resume runs/openbhb" in answer.text
+    (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+    again = brainage("cancel", RUN)
+    assert (again.code, "has ended already (cancelled)" in again.text) == (3, True)
+
+
+def test_following_says_each_epoch_once_and_how_the_job_is(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is queued again, does an epoch a second time, and fails in the end."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    run, looks = tmp_path / RUN, 0
+
+    def next_look(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            epoch(tmp_path, 0, 1)
+        elif looks == 2:
+            (slurm / "queue").write_text("100|PENDING|BeginTime|1:00:00|\n")
+        elif looks == 3:
+            (run / "metrics.jsonl").unlink()
+            epoch(tmp_path, 0, 1, 2)
+        elif looks == 4:
+            start = run / "logs" / "100-1"
+            start.mkdir()
+            (run / "logs" / "rank-3.log").write_text("".join(f"line {i}\n" for i in range(99)))
+            Start(start).record(3, "the store is damaged\nwhere: there", is_loss=False)
+            (slurm / "queue").write_text("100|FAILED|NonZeroExitCode|0:00|\n")
+
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    monkeypatch.setattr(follow, "sleep", next_look)
+    monkeypatch.setattr(follow, "_SOON", 0.0)
+    answer = brainage("train", "--nodes", 2, "--follow", *SETTINGS)
+    assert answer.code == 3
+    for number in (1, 2, 3):
+        assert answer.text.count(f"member 1 of 2, epoch {number} of 3") == 1
+    assert "job 100: pending (BeginTime)" in answer.text, answer.out
+    assert "rank 3 on" in answer.text
+    assert "failed: the store is damaged" in answer.text
+    assert "line 98" in answer.text
+    assert "line 50" not in answer.text
+
+
+def test_a_job_that_is_over_for_a_moment_is_followed_on(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its end and its return to the queue, SLURM shows a requeued job as ended."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    states = iter(["NODE_FAIL", "NODE_FAIL", "PENDING", "FAILED", "RUNNING", *["CANCELLED"] * 9])
+    said: list[str] = []
+
+    def next_look(seconds: float) -> None:
+        said.append(next(states))
+        (slurm / "queue").write_text(f"100|{said[-1]}|None|0:00|\n")
+
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    monkeypatch.setattr(follow, "sleep", next_look)
+    monkeypatch.setattr(follow, "_SOON", 0.0)
+    answer = brainage("resume", RUN, "--follow")
+    assert said[:5] == ["NODE_FAIL", "NODE_FAIL", "PENDING", "FAILED", "RUNNING"]
+    assert "the job ended as CANCELLED" in answer.text
+
+
+def test_a_ctrl_c_leaves_the_job_alone(
+    brainage: Brainage, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "sleep", pressed)
+    answer = brainage("train", "--nodes", 2, "--follow", *SETTINGS)
+    assert answer.code == 130
+    assert "job 100 goes on" in answer.text
+    assert not (slurm / "cancelled").exists()
+
+
+def test_logs_are_those_of_the_first_process_that_failed(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    logs = tmp_path / RUN / "logs"
+    nothing = brainage("logs", RUN)
+    assert (nothing.code, "there is no such log" in nothing.text) == (3, True)
+    (logs / "job-100.log").write_text("module: command not found\n")
+    assert "module: command not found" in brainage("logs", RUN).text
+    for rank in range(2):
+        (logs / f"rank-{rank}.log").write_text("".join(f"rank {rank} line {i}\n" for i in range(50)))
+    assert "rank 0 line 49" in brainage("logs", RUN).text
+    (logs / "100-0").mkdir()
+    Start(logs / "100-0").record(1, "no", is_loss=False)
+    failed = brainage("logs", RUN).text
+    assert "rank 1 line 49" in failed
+    assert "rank 1 line 10 " not in failed
+    assert "rank 1 line 10 " in brainage("logs", RUN, "--rank", 1).text
+    missing = brainage("logs", RUN, "--rank", 7)
+    assert (missing.code, "one of job-100.log, rank-0.log" in missing.text) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("train", "--nodes", "5"), 2, "partition main has 4 nodes, and the job asks for 5"),
+        (("train", "--nodes", "2", "--gpus-per-node", "1"), 2, "has 0 nodes with as many GPUs"),
+        (("train", "--cluster", "slrum"), 2, "there is no such cluster"),
+        (("train", "--dry-run"), 2, "there is no job to print"),
+        (("train", "--nodes", "2", "--cluster", "local", "--dry-run"), 2, "there is no job to print"),
+        (("resume", "runs/none"), 3, "there is no run here"),
+        (("cancel", "runs/none"), 3, "there is no run here"),
+        (("logs", "runs/none"), 3, "there is no run here"),
+    ],
+)
+def test_bad_input_is_said_here_and_nothing_is_submitted(
+    brainage: Brainage, slurm: Path, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    answer = brainage(*words)
+    assert (answer.code, message in answer.text) == (code, True), answer.text
+    assert not (slurm / "job-1").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_machine_without_slurm_says_how_to_train_anyway(
+    brainage: Brainage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    for words in (("--nodes", 2), ("--gpus-per-node", 1)):
+        answer = brainage("train", *words)
+        assert (answer.code, "--cluster local" in answer.text) == (5, True)
+    assert brainage("train", "--cluster", "slurm").code == 5
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_of_this_machine_stand_for_two_nodes(brainage: Brainage, tmp_path: Path) -> None:
+    answer = brainage("train", "--nodes", 2, "--cluster", "local", *SETTINGS)
+    assert answer.code == 0, answer.text
+    assert "training in 2 processes -> runs/openbhb" in answer.text
+    assert "member 2 of 2, epoch 3 of 3" in answer.text
+    assert "held-out error, 2-fold over people" in answer.text
+    assert json.loads((tmp_path / RUN / "status.json").read_text())["processes"] == 2
+    assert "finished" in brainage("jobs").text
+    again = brainage("resume", RUN)
+    assert "nothing was left to do" in again.text
+
+
+@pytest.mark.slow
+def test_of_processes_that_fail_here_the_first_is_shown(brainage: Brainage, tmp_path: Path) -> None:
+    answer = brainage(
+        "train", "--nodes", 3, "--cluster", "local", *SETTINGS, "--set", "training.batch_size=2"
+    )
+    assert answer.code == 3
+    assert "3 processes cannot share a step of 2 scans" in answer.text
+    assert re.search(r"rank \d on \S+ failed", answer.text)
+    assert "brainage resume runs/openbhb" in answer.text

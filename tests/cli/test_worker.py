@@ -1,0 +1,110 @@
+"""One process of a run: how it ends, and what it leaves behind when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpc_brainage.cli import worker
+from hpc_brainage.cluster.starts import Start
+from hpc_brainage.errors import StoreError
+from hpc_brainage.training.distributed import LostProcess
+from hpc_brainage.training.stop import STOPPED_EXIT, Stopped
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """A start of a job in which this process is rank 1, and has been told where to meet."""
+    folder = tmp_path / "run" / "logs" / "12-0"
+    folder.mkdir(parents=True)
+    start = Start(folder)
+    start.meet_here("node1", 15012)
+    for name, value in {"BRAINAGE_START": str(folder), "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(worker.signal, "signal", lambda number, handler: None)
+    return start
+
+
+def works(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> int:
+    def work(run: Path) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(worker, "work", work)
+    return worker.main(["run"])
+
+
+def test_the_code_for_what_goes_on_later_is_training_s_own() -> None:
+    assert worker.STOPPED_EXIT == STOPPED_EXIT == 75
+
+
+def test_a_process_that_was_told_to_stop_ends_with_a_code_of_its_own(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert works(monkeypatch, None) == 0
+    assert works(monkeypatch, Stopped("step 7")) == STOPPED_EXIT
+    assert start.failures() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "is_loss", "code"),
+    [
+        (StoreError("the store is damaged"), False, 3),
+        (ZeroDivisionError("no"), False, 1),
+        (RuntimeError("CUDA out of memory"), False, 1),
+        (LostProcess("gone"), True, 3),
+        (RuntimeError("[pair.cc:537] Connection closed by peer [10.0.0.2]:1"), True, 1),
+        (RuntimeError("NCCL error: remote process exited"), True, 1),
+        (StoreError("no socket for NCCL"), False, 3),
+    ],
+)
+def test_a_process_writes_down_whether_it_failed_of_itself(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception, is_loss: bool, code: int
+) -> None:
+    assert works(monkeypatch, error) == code
+    (failure,) = start.failures()
+    assert (failure.rank, failure.is_loss) == (1, is_loss)
+    assert str(error) in failure.what
+    kind = "lost" if is_loss else "failed"
+    assert json.loads((start.folder / f"{kind}-1.json").read_text())["what"] == str(error)
+
+
+def test_a_defect_shows_itself_in_the_log(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works(monkeypatch, ZeroDivisionError("no"))
+    assert "Traceback" in capsys.readouterr().err
+    works(monkeypatch, StoreError("the store is damaged"))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_process_that_is_told_to_stop_while_it_waits_ends_at_once(tmp_path: Path, number: int) -> None:
+    """Rank 1 waits for a rank 0 that never comes: nothing has been trained, nothing is to be saved."""
+    folder = tmp_path / "logs" / "12-0"
+    folder.mkdir(parents=True)
+    env = os.environ | {"BRAINAGE_START": str(folder), "RANK": "1", "TMPDIR": str(tmp_path)}
+    env.pop("TRITON_CACHE_DIR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpc_brainage.cli.worker", str(tmp_path)],
+        env=env, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        caches = tmp_path / f"brainage-{os.getuid()}"
+        until = time.monotonic() + 20
+        while not caches.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        said = process.communicate(timeout=10)[1]
+    finally:
+        process.kill()
+    assert (process.returncode, "told to stop" in said) == (STOPPED_EXIT, True)

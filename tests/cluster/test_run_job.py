@@ -1,0 +1,181 @@
+"""The job of a run: its sbatch file, what decides whether it is queued again, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from pretended_slurm import pretend_slurm
+
+from hpc_brainage.cluster.resources import Resources, TrainResources
+from hpc_brainage.cluster.run_job import (
+    BODY,
+    RunJob,
+    batch_file,
+    check_version,
+    job_of,
+    keep_job,
+    plan_job,
+    submit_run,
+)
+from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.provenance import package_version
+
+SBATCH = Path(__file__).parents[2] / "slurm" / "train.sbatch"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "my run"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def job(run: Path, nodes: int = 2, resources: Resources | None = None, **asked: object) -> RunJob:
+    site = resources or Resources(train=TrainResources(**asked))  # type: ignore[arg-type]
+    return plan_job(run, nodes, site, "slurm")
+
+
+def asked_for(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_one_task_for_each_gpu_and_the_signal_to_save_goes_to_all_of_them(run: Path) -> None:
+    text = batch_file(run, job(run, 4, gpus_per_node=8, cpus_per_task=6, memory_gb=1.5, time=90))
+    for line in (
+        "--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=6", "--mem=1536M",
+        "--time=90", "--requeue", "--open-mode=append", "--signal=USR2@90",
+        f"--output='{run}/logs/job-%j.log'",
+    ):  # fmt: skip
+        assert line in asked_for(text)
+    assert "submitit.core" not in text
+    assert not list(run.rglob("*.pkl"))
+
+
+def test_what_is_not_said_is_left_to_the_site(run: Path) -> None:
+    options = {line.split("=")[0] for line in asked_for(batch_file(run, job(run)))}
+    assert options == {
+        "--nodes", "--ntasks-per-node", "--cpus-per-task", "--job-name", "--open-mode", "--output",
+        "--requeue", "--signal",
+    }  # fmt: skip
+
+
+def test_training_asks_for_what_the_site_says_unless_it_has_words_of_its_own(run: Path) -> None:
+    train = TrainResources(
+        partition="gpu", save_seconds=300, container=("apptainer", "exec", "my image.sif"),
+        python="python3", scratch="$SLURM_TMPDIR", interface="ib0",
+    )  # fmt: skip
+    site = Resources(
+        partition="cpu", account="lab", qos="long", exclude="node3", time=5, setup=("module load cuda",),
+        extra={"mail-type": "END"}, train=train,
+    )  # fmt: skip
+    text = batch_file(run, job(run, resources=site))
+    assert {
+        "--partition=gpu", "--account=lab", "--qos=long", "--exclude=node3", "--signal=USR2@300",
+        "--mail-type=END",
+    } <= set(asked_for(text))  # fmt: skip
+    assert not any(line.startswith("--time") for line in asked_for(text))
+    lines = text.splitlines()
+    assert "worker=(apptainer exec 'my image.sif' python3 -P -m hpc_brainage.cli.worker)" in lines
+    assert "export BRAINAGE_SCRATCH='$SLURM_TMPDIR'" in lines
+    assert "export BRAINAGE_INTERFACE=ib0" in lines
+    assert lines.index("module load cuda") < lines.index(BODY.splitlines()[0])
+
+
+def test_the_sbatch_file_of_the_repository_says_the_same(run: Path) -> None:
+    text, by_hand = batch_file(run, job(run)), SBATCH.read_text()
+    assert text.endswith(f"\n{BODY}\n")
+    assert by_hand.endswith(f"\n{BODY}\n")
+    of_both = set(asked_for(text)) & set(asked_for(by_hand))
+    assert of_both == {"--requeue", "--open-mode=append", "--signal=USR2@90", "--cpus-per-task=2"}
+    assert {line.split("=")[0] for line in asked_for(by_hand)} == {
+        line.split("=")[0] for line in of_both
+    } | {"--job-name", "--output"}
+    words = "-P -m hpc_brainage.cli.worker)"
+    assert f"worker=(python {words}" in by_hand
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    ("srun", "code", "requeued"),
+    [
+        ("exit 0", 0, False),
+        ("touch rendezvous.json; exit 75", 75, True),
+        ("touch rendezvous.json lost-0.json; exit 3", 3, True),
+        ("touch rendezvous.json; exit 137", 137, True),
+        ("touch rendezvous.json failed-3.json; exit 75", 75, False),
+        ("touch failed-0.json; exit 3", 3, False),
+        ("exit 127", 127, False),
+    ],
+)
+def test_only_what_was_stopped_or_has_lost_a_process_is_queued_again(
+    run: Path, tmp_path: Path, srun: str, code: int, requeued: bool
+) -> None:
+    """Every process writes down what it failed of; one that a dead node took with it writes nothing."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, words in (
+        ("srun", f'cd "$BRAINAGE_START"; {srun}'),
+        ("scontrol", f'echo "$@" > "{tmp_path}/told"'),
+    ):
+        (programs / name).write_text(f"#!/bin/bash\n{words}\n")
+        (programs / name).chmod(0o755)
+    script = tmp_path / "job.sh"
+    script.write_text(batch_file(run, job(run)))
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "3"}
+    done = subprocess.run(["bash", script], env=env, check=False, timeout=20)
+    assert done.returncode == code
+    assert (tmp_path / "told").is_file() == requeued
+    if requeued:
+        assert (tmp_path / "told").read_text() == "requeue 12\n"
+    assert (run / "logs" / "12-3").is_dir()
+
+
+def test_a_submitted_job_is_kept_with_its_number(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = pretend_slurm(tmp_path, monkeypatch)
+    submitted = submit_run(run, job(run, gpus_per_node=1))
+    assert (submitted.id, job_of(run)) == ("100", submitted)
+    assert (slurm / "job-1").read_text() == batch_file(run, submitted)
+    assert not list(run.rglob("*.pkl"))
+
+
+def test_a_refusal_names_the_setting_that_it_is_about(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = pretend_slurm(tmp_path, monkeypatch)
+    (slurm / "refuse-1").write_text("sbatch: error: Requested node configuration is not available\n")
+    with pytest.raises(UsageError, match="cpus_per_task = 2, gpus_per_node = 0, memory_gb = None"):
+        submit_run(run, job(run))
+    assert job_of(run) is None
+
+
+def test_a_percent_sign_in_a_run_s_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "50%j").mkdir()
+    with pytest.raises(UsageError, match="%"):
+        job(tmp_path / "50%j")
+
+
+def test_what_is_kept_of_a_job_is_read_back_whole(run: Path) -> None:
+    site = Resources(setup=("a", "b"), extra={"exclusive": True}, train=TrainResources(container=("c",)))
+    planned = job(run, resources=site)
+    keep_job(run, planned)
+    assert job_of(run) == planned
+    content = json.loads((run / "job.json").read_text())
+    (run / "job.json").write_text(json.dumps(content | {"nods": 3}))
+    with pytest.raises(UsageError, match="nodes"):
+        job_of(run)
+
+
+def test_a_job_does_not_run_another_version_than_was_submitted(run: Path) -> None:
+    check_version(run)
+    keep_job(run, job(run))
+    check_version(run)
+    keep_job(run, job(run).model_copy(update={"version": "0.0.1"}))
+    with pytest.raises(TrainingError, match="brainage resume") as refused:
+        check_version(run)
+    assert package_version() in str(refused.value)
