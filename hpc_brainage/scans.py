@@ -36,6 +36,7 @@ QUESTIONS = (
     "str", "contains", "startswith", "endswith", "lower", "upper", "strip", "len",
     "isin", "between", "isna", "isnull", "notna", "notnull", "abs",
 )  # fmt: skip
+_VALUES_SHOWN = 8
 _QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|`[^`\n]*`""")
 
 
@@ -110,9 +111,26 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
         raise UsageError(
             f"the selection matches none of the {len(scans)} scans",
             where=f"--where {where!r}",
-            hint="look at the values with `brainage inspect`",
+            hint=_values_asked_about(scans, where),
         )
     return chosen
+
+
+def _values_asked_about(scans: pd.DataFrame, where: str) -> str:
+    """The values of the columns that a selection names, the most frequent first."""
+    words = set(re.findall(r"\w+", _QUOTED.sub(" ", where)))
+    words |= {quoted[1:-1] for quoted in _QUOTED.findall(where) if quoted.startswith("`")}
+    told = []
+    for name in [name for name in scans.columns if name in words]:
+        column = scans[name]
+        if pd.api.types.is_numeric_dtype(column) and column.nunique() > _VALUES_SHOWN:
+            told.append(f"{name} is from {column.min():g} to {column.max():g}")
+            continue
+        values = column.astype(object).where(column.notna(), "").value_counts()
+        shown = ", ".join(f"{value!r} ({times})" for value, times in values.head(_VALUES_SHOWN).items())
+        more = f", ... {len(values)} in all" if len(values) > _VALUES_SHOWN else ""
+        told.append(f"{name} is {shown}{more}")
+    return "; ".join(told)
 
 
 def _refuse_more_than_questions(where: str) -> None:

@@ -105,6 +105,23 @@ def test_a_selection_that_is_none_says_what_is_wrong_and_repeats_it(
     assert raised.value.hint or raised.value.expected
 
 
+def test_a_selection_of_nobody_shows_the_values_of_the_columns_it_names(scans: pd.DataFrame) -> None:
+    further = scans.assign(dx=["TC", "TC", "ASD", ""], fiq=np.nan, **{"the site": "tc"})
+    for where, hint in {
+        "dx == 'tc'": "dx is 'TC' (2), 'ASD' (1), '' (1)",
+        'dx == "tc" and `the site` == "age"': "dx is 'TC' (2), 'ASD' (1), '' (1); the site is 'tc' (4)",
+    }.items():
+        with pytest.raises(UsageError) as raised:
+            select_scans(further, where)
+        assert raised.value.hint == hint
+    many = pd.DataFrame({"age": np.arange(20.0), "site": [f"s{i}" for i in range(20)]})
+    with pytest.raises(UsageError) as raised:
+        select_scans(many, "age > 200 or site == 'NYU'")
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("age is from 0 to 19; site is 's0' (1), ")
+    assert raised.value.hint.endswith("... 20 in all")
+
+
 @pytest.mark.parametrize(
     "where",
     [

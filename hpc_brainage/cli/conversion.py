@@ -157,7 +157,7 @@ def _all_of_the_work(cohort: Cohort, destination: Place, way: Way) -> None:
                 only_finish=way.step == "finalise",
                 progress=show,
             )
-    _show(report, list(cohort.sources))
+    _show(report)
     if report.refused:
         raise typer.Exit(int(ExitCode.SCANS_REFUSED))
 
@@ -195,9 +195,9 @@ def _share(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _show(report: ConversionReport, modalities: list[str]) -> None:
+def _show(report: ConversionReport) -> None:
     """The account: where every row of every source went."""
-    from hpc_brainage.cli.screen import notes, say, table
+    from hpc_brainage.cli.screen import account_notes, say, table
 
     account = report.account
     table(
@@ -208,7 +208,7 @@ def _show(report: ConversionReport, modalities: list[str]) -> None:
             for s in account.sources
         ],
     )
-    notes(account.notes)
+    account_notes(account.notes)
     if report.refused:
         table(
             f"refused: {len(report.refused)}",
@@ -228,5 +228,5 @@ def _show(report: ConversionReport, modalities: list[str]) -> None:
         say(f"{report.skipped} scans skipped, which had been converted before")
     without = f", {report.missing} without any measurement" if report.missing else ""
     say(f"{report.converted} scans in the store{without}; this took {report.seconds:.1f} s")
-    say(f"store    {report.store_path}  ({', '.join(modalities)})")
+    say(f"store    {report.store_path}  ({', '.join(report.modalities)})")
     say(f"account  {report.account_path}")

@@ -12,7 +12,6 @@ from hpc_brainage.errors import UsageError
 if TYPE_CHECKING:
     from hpc_brainage.cohorts.reading import Reading
 
-_REFUSALS_SHOWN = 8
 _PEOPLE = "Which column is what"
 _IMAGES = "How images are kept"
 _SHARED = "Sharing the work"

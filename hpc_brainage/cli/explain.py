@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 def explain(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")] = Path("runs/latest"),
+    store: Annotated[
+        str | None,
+        typer.Argument(help="Where the run's store lies now, if it was moved; known by its content."),
+    ] = None,
     atlas: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,14 +37,14 @@ def explain(
 ) -> None:
     """Say what a model's codes know, what sex does in it, and which regions drive its ages.
 
-    Nothing is trained. Every person is judged by a member that never saw them.
+    Nothing is trained. Every person is judged by the members that never saw them.
     """
     from hpc_brainage.cli.screen import notes, progress, say, table
     from hpc_brainage.evaluation.explain import explain as ask
     from hpc_brainage.evaluation.explain import judged_members
-    from hpc_brainage.evaluation.explanation import headlines, write_explanation
+    from hpc_brainage.evaluation.explain_report import headlines, write_explanation
 
-    judged = judged_members(run)
+    judged = judged_members(run, store)
     atlases = _atlases(atlas or [], judged)
     with progress("explaining") as show:
         found = ask(judged, shuffles, show)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,13 +15,21 @@ _SHOWN = 8
 
 def inspect(
     store: Annotated[str, typer.Argument(help="The store.")],
+    recipe: Annotated[
+        bool,
+        typer.Option("--recipe", help="Only how it was made, whole, as JSON: files with hashes, options."),
+    ] = False,
 ) -> None:
     """Show who and what is in a store, and where it came from."""
-    from hpc_brainage.cli.screen import notes, say, table
+    from hpc_brainage.cli.screen import account_notes, say, table
     from hpc_brainage.store.inspect import describe
     from hpc_brainage.store.reader import Store
 
-    found = describe(Store.open(store))
+    opened = Store.open(store)
+    if recipe:
+        typer.echo(json.dumps(opened.attributes["recipe"], indent=2))
+        return
+    found = describe(opened)
     say(f"{found.name}: format version {found.format_version}, content {found.content_sha256[:16]}")
     table("people", ("what", "values"), _people(found.people))
     table(
@@ -36,10 +44,30 @@ def inspect(
         ):
             if names:
                 say(f"  · {modality.modality.key}: {len(names)} features {what}: {_some(names)}")
-    notes(found.account.get("notes", []))
+    account_notes(found.account.get("notes", []))
     say(f"parts: {found.parts} of up to {found.part_scans} scans")
-    say(f"recipe: {json.dumps(found.recipe)}")
+    for line in _made_of(found.recipe):
+        say(line)
     say(f"software: {', '.join(f'{name} {version}' for name, version in found.software.items())}")
+
+
+def _made_of(recipe: dict[str, Any], what: str = "made of") -> list[str]:
+    """A recipe in a few lines: the files by name, and what was said about them."""
+    files: dict[str, list[str]] = {}
+    for one in (recipe, *recipe.get("added", [])):
+        names = list(dict.fromkeys(file["name"] for file in one.get("files", [])))
+        counted = one.get("scan_files", {})
+        counts = counted if isinstance(counted, dict) else {"": counted}
+        names = [*(f"{n} files{f' of {name}' if name else ''}" for name, n in counts.items()), *names]
+        files.setdefault(str(one.get("reader", "?")), []).extend(names)
+    listed = "; ".join(f"{reader}: {_some(tuple(names))}" for reader, names in files.items())
+    said = recipe.get("options", {}).items()
+    options = ", ".join(f"{name} {value}" for name, value in said if value not in (None, "pearson"))
+    lines = [f"{what}: {listed} (--recipe shows all)"]
+    lines += [f"read with: {options}"] if options else []
+    for appended in recipe.get("appended", []):
+        lines += _made_of(appended, "added later")
+    return lines
 
 
 def _people(people: PeopleSummary) -> list[tuple[str, str]]:

@@ -26,7 +26,6 @@ from hpc_brainage.cli.train import train
 from hpc_brainage.cli.verify import verify
 from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode
 
-
 _INTERRUPTED = {
     "convert": "the same command again goes on with the parts that are not done",
     "train": "the same command again goes on where training was saved last",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hpc_brainage.scoring.runner import ScoringReport
 
 _ROWS_SHOWN = 5
+_BARELY = "model_barely_follows_age"
 _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "flags")
 
 
@@ -83,7 +84,8 @@ def _show(report: ScoringReport) -> None:
         say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by"
             " members that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
-    notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in about["flags"].items())
+    flags = {flag: n for flag, n in about["flags"].items() if flag != _BARELY}
+    notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in flags.items())
     if "id_in_training" in about["flags"]:
         say(
             "  · id_in_training: an identifier of the training with another sex or age and other data."
@@ -93,6 +95,16 @@ def _show(report: ScoringReport) -> None:
         say(
             f"raw gap: mean {about['mean_gap']:+.2f} y, SD {years(about['sd_gap'])} y,"
             f" mean absolute {years(about['mean_absolute_gap'])} y"
+        )
+    if about["mean_gap"] is not None and about["training_mean_gap"] is not None:
+        say(f"  · of the training people, held out: mean {about['training_mean_gap']:+.2f} y")
+    if about["mean_corrected_gap"] is not None:
+        mean, sd = about["mean_corrected_gap"], about["sd_corrected_gap"]
+        say(f"corrected gap: mean {mean:+.2f} y, SD {years(sd)} y (without the model's own trend in age)")
+    if barely := about["flags"].get(_BARELY):
+        say(
+            f"WARNING: for {barely} of {about['status'].get('scored', 0)} scored scans the model barely"
+            f" follows age ({_BARELY}); do not use their brain ages"
         )
     for kind, path in report.paths.items():
         say(f"{kind:<8} {path}")

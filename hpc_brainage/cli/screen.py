@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ _PAGE_WIDTH = 120
 """Columns where the output is a file or a pipe and no terminal says how wide it is."""
 
 _LOG_SECONDS = 30.0
+_OF_COLUMNS = re.compile(r"(?P<source>[^:]+): (?P<count>\d+) (?P<what>columns [^:]+): (?P<some>.+)")
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PAGE_WIDTH)
 
@@ -116,6 +118,23 @@ def say(text: str) -> None:
 def notes(lines: Iterable[str]) -> None:
     for line in lines:
         console.print(f"  · {escape(line)}")
+
+
+def account_notes(lines: Iterable[str]) -> None:
+    """Notes of a conversion, those that say the same of the columns of several sources in one line."""
+    told: dict[str, list[re.Match[str]]] = {}
+    for line in lines:
+        if alike := _OF_COLUMNS.fullmatch(line):
+            told.setdefault(alike["what"], []).append(alike)
+        else:
+            told.setdefault(line, [])
+    for what, alike_ones in told.items():
+        if len(alike_ones) < 2:
+            notes([alike_ones[0][0] if alike_ones else what])
+            continue
+        first, count = alike_ones[0], sum(int(one["count"]) for one in alike_ones)
+        sources = f"{len(alike_ones)} sources ({first['source']}, ...)"
+        notes([f"{sources}: {count} {what}: {first['some'].removesuffix(', ...')}, ..."])
 
 
 def years(value: float | None) -> str:

@@ -53,9 +53,9 @@ def train(
 ) -> None:
     """Train an SA-AVAE by cross-validation over people and write the model bundle.
 
-    For each fold one member is trained, or as many as the recipe's training.ensemble says. The error on held-out people stands beside what predicting the
-    mean age and the best of a few ridge regressions reach on the same folds. Run again after an
-    interruption, it goes on where it was.
+    For each fold one member is trained, or as many as the recipe's training.ensemble says. The error on
+    held-out people stands beside what predicting the mean age and the best of a few ridge regressions
+    reach on the same folds. Run again after an interruption, it goes on where it was.
     """
     from hpc_brainage.cli.launch import choose, is_under_way, launch, refuse_to_print
     from hpc_brainage.cli.screen import say

@@ -18,6 +18,12 @@ Identity = tuple[str, str, str]
 # SPM and CAT12 put what they did before the name: mwp1sub-01_T1w.nii
 _BIDS = re.compile(r"(?:[a-z0-9]{1,8})?(?=sub-[^_])")
 
+# What images of one person are called apart by; the later ones are how SPM and CAT12 begin names.
+_KINDS = {
+    "t1", "t1w", "t2", "t2w", "pd", "pdw", "flair", "gm", "wm", "csf", "brain", "head", "mask",
+    "p1", "p2", "p3", "mwp1", "mwp2", "mwp3", "c1", "c2", "c3",
+}  # fmt: skip
+
 
 def bids_entities(name: str) -> dict[str, str]:
     """`sub-01_ses-2_desc-preproc_T1w` -> {"sub": "01", "ses": "2", "desc": "preproc"}.
@@ -75,6 +81,15 @@ def refuse_repeated(files: Sequence[Path], identities: Sequence[Identity], patte
                 hint=f"choose one kind of file with a glob, as in {pattern!r}",
             )
         first[identity] = path
+
+
+def told_apart_by_kind(stems: Sequence[str]) -> list[str]:
+    """Names that are one name but for a word for a kind of image, as `gm`, `t1` and `wm`: one person's?"""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for stem in stems:
+        words = re.split(r"[_.\-]", stem.lower())
+        groups.setdefault(tuple("*" if word in _KINDS else word for word in words), []).append(stem)
+    return [stem for group in groups.values() if len(group) > 1 for stem in group]
 
 
 def scans_of(identities: Sequence[Identity]) -> pd.DataFrame:

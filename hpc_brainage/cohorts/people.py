@@ -31,6 +31,7 @@ __all__ = ["ColumnMap", "People", "read_people"]
 SAME_AGE_YEARS = 1e-6
 MOST_SLIPS = 0.01
 OLDEST_USUAL_MEDIAN = 100.0
+_CODES_SHOWN = 8
 _CODES_OF_MISSING = {777.0, 888.0, 999.0, 7777.0, 8888.0, 9999.0}
 
 _WHOLE = re.compile(r"^(-?\d+)\.0$")
@@ -215,12 +216,15 @@ def _sexes(frame: pd.DataFrame, columns: ColumnMap, source: str, notes: list[str
     words = as_text(frame[columns.sex]).str.casefold().str.replace(_WHOLE, r"\1", regex=True)
     strange = words[~words.isin(list(meanings))]
     if len(strange):
-        counts = ", ".join(f"{word!r} ({times})" for word, times in strange.value_counts().items())
+        seen = strange.value_counts()
+        counts = listed([f"{word!r} ({times})" for word, times in seen.items()], _CODES_SHOWN)
+        open_codes = dict.fromkeys(sorted(map(str, seen.index[:_CODES_SHOWN])), "?")
+        codes = ",".join(f"{c}={sex}" for c, sex in {**(columns.sex_codes or {}), **open_codes}.items())
         raise CohortError(
             f"sex is coded in a way that is not explained: {counts}",
             where=where,
             expected="M or F (or words such as male, female, unknown)",
-            hint="say what the codes mean, as in --sex-codes 1=M,2=F",
+            hint=f"say what the codes mean: --sex-codes {codes} with F, M or U (unknown) for each ?",
         )
     sexes = words.map(meanings).to_numpy(object)
     if unknown := int((sexes == "U").sum()):

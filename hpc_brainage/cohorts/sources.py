@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_brainage.cohorts.chosen_participants import only_participants
-from hpc_brainage.cohorts.cohort import Cohort
+from hpc_brainage.cohorts.cohort import Account, Cohort
 from hpc_brainage.cohorts.feature_choice import listed, matching_columns
+from hpc_brainage.cohorts.freesurfer_tables import atlas_of, by_atlas_name
 from hpc_brainage.cohorts.join import join, without_the_unmeasured
 from hpc_brainage.cohorts.reading import Reading
 from hpc_brainage.cohorts.table_cohort import added_npz, added_table, main_npz, main_table
 from hpc_brainage.cohorts.table_folder import measured_tables, people_of, role_of
-from hpc_brainage.cohorts.tables import is_table, table_stem
+from hpc_brainage.cohorts.tables import column_names, is_table, table_stem
 from hpc_brainage.errors import CohortError, UsageError
 from hpc_brainage.modality import ROLES, check_role, modality_name
 from hpc_brainage.scans import with_plain_cells
@@ -26,11 +27,10 @@ _KNOWN = (
 )
 
 
+_WITHOUT_PEOPLE = ("freesurfer", "cat12", "volumes", "timeseries")  # readers of what says nobody's age
 _WITHOUT_NAMED_COLUMNS = {
     "openbhb": "OpenBHB's own columns are known",
-    **dict.fromkeys(
-        ("freesurfer", "cat12", "volumes", "timeseries"), "this source has no table whose columns it names"
-    ),
+    **dict.fromkeys(_WITHOUT_PEOPLE, "this source has no table whose columns it names"),
 }
 
 
@@ -103,14 +103,29 @@ def open_cohort(
     from hpc_brainage.cohorts.resample import check_resample_heard
 
     reading = reading or Reading()
-    source, beside = _people_and_tables(source.expanduser())
+    source, beside = people_and_tables(source.expanduser())
     add = (*beside, *add)
     cohort = _open_main(source, reading)
     _refuse_said_in_vain(cohort, source, reading, joined=bool(add))
     cohort = replace(cohort, name=name) if name else cohort
-    for added in add:
-        for path in _expand(added.path.expanduser(), added.role):
-            cohort = join(cohort, _open_added(path, added, reading, cohort))
+    if cohort.recipe.get("reader") in _WITHOUT_PEOPLE:
+        note = (
+            f"{cohort.name}: nothing here says ages or sexes: scans can be scored, not trained on; for "
+            "that, give the table of people as the source, and this with --add"
+        )
+        cohort = replace(cohort, account=cohort.account + Account(notes=(note,)))
+    files = [(path, added) for added in add for path in _expand(added.path.expanduser(), added.role)]
+    atlases = _atlases(files)
+    for path, added in files:
+        by_atlas = len(atlases.get((added.role, added.modality), ())) > 1
+        cohort = join(cohort, _open_added(path, added, reading, cohort, by_atlas))
+    notes = [
+        f"{role}/{name}: its tables are of {' and '.join(of)}; what each says of a whole hemisphere is "
+        f"named by its atlas, as in {by_atlas_name('lh_MeanThickness_thickness', of[0])}"
+        for (role, name), of in atlases.items()
+        if len(of) > 1
+    ]
+    cohort = replace(cohort, account=cohort.account + Account(notes=tuple(notes)))
     check_entities_used(reading.entities, cohort)
     check_atlas_used(reading.atlas, cohort)
     check_resample_heard(reading.resample, cohort)
@@ -158,7 +173,7 @@ def _without_pattern(path: Path) -> Path:
     return patterns[-1].parent if patterns else path
 
 
-def _people_and_tables(source: Path) -> tuple[Path, list[AddedSource]]:
+def people_and_tables(source: Path) -> tuple[Path, list[AddedSource]]:
     """A folder that is a table of people and tables beside it, as these; any other source as it is."""
     people = None if _is_one_source(source) else people_of(source)
     if people is None:
@@ -219,7 +234,21 @@ def _open_main(source: Path, reading: Reading) -> Cohort:
     return replace(cohort, name=cohort_name(source))
 
 
-def _open_added(path: Path, added: AddedSource, reading: Reading, main: Cohort) -> Cohort:
+def _atlases(files: Sequence[tuple[Path, AddedSource]]) -> dict[tuple[str, str], list[str]]:
+    """The atlases of FreeSurfer's tables of the cortex, by the role and name of what they become."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path, added in files:
+        if not (path.is_file() and is_table(path)):
+            continue
+        of = found.setdefault((added.role, added.modality), [])
+        if (atlas := atlas_of(column_names(path)[0])) and atlas not in of:
+            of.append(atlas)
+    return {key: sorted(of) for key, of in found.items()}
+
+
+def _open_added(
+    path: Path, added: AddedSource, reading: Reading, main: Cohort, by_atlas: bool = False
+) -> Cohort:
     """One added file or folder; it says who was scanned, and nothing else about them is used."""
     from hpc_brainage.cohorts.bids import added_bids, is_bids
     from hpc_brainage.cohorts.cat12 import is_cat12, read_cat12
@@ -244,7 +273,9 @@ def _open_added(path: Path, added: AddedSource, reading: Reading, main: Cohort) 
     if is_timeseries(path):
         return read_timeseries(path, added.role, added.modality, kind=reading.connectivity, known_ids=known)
     if path.is_file() and is_table(path):
-        return added_table(path, reading.columns, added.role, added.modality, reading.features, known)
+        return added_table(
+            path, reading.columns, added.role, added.modality, reading.features, known, by_atlas
+        )
     raise _unknown(path)
 
 

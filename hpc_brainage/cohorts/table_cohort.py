@@ -74,12 +74,17 @@ def added_table(
     name: str,
     features: str | None,
     known_ids: Collection[str],
+    by_atlas: bool = False,
 ) -> Cohort:
     """A table of measurements; of what it says about people only the identities are used.
 
     Its identity is the column that is named, else the usually named one (FreeSurfer calls it
     `lh.aparc.area` or `Measure:volume`), else the first one if it meets `known_ids` and could be one: no
     row numbers, no measurement, nothing about the person. Which one it was is noted, but for FreeSurfer's.
+
+    Parameters
+    ----------
+    by_atlas : see `freesurfer_table`; the others as of `features_from_table`.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def added_table(
     ]
     usual_visits = usual_columns(header, ("session", "run"))
     frame = read_table(path, text=[*candidates, *_words(columns), *usual_visits])
-    frame = freesurfer_table(frame, path.name, known_ids)
+    frame = freesurfer_table(frame, path.name, known_ids, by_atlas)
     identity = columns.id or _meeting(frame, candidates, known_ids, path)
     frame = frame.drop(columns=about_people)
     for column in candidates:

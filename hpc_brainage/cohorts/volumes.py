@@ -11,7 +11,13 @@ from typing import Any, cast
 import numpy as np
 
 from hpc_brainage.cohorts.cohort import Account, Cohort, JoinedSource, ModalitySource, Refusal
-from hpc_brainage.cohorts.file_identity import identities_of_files, refuse_repeated, scans_of
+from hpc_brainage.cohorts.feature_choice import listed
+from hpc_brainage.cohorts.file_identity import (
+    identities_of_files,
+    refuse_repeated,
+    scans_of,
+    told_apart_by_kind,
+)
 from hpc_brainage.cohorts.files_meant import files_meant
 from hpc_brainage.cohorts.fingerprint import fingerprint_of
 from hpc_brainage.cohorts.nifti import load_integers, load_volume, other_grid, volume_header
@@ -123,6 +129,11 @@ def read_volumes(
         return load_integers(files[place], grid.shape, grid.affine, stored.numbers)
 
     notes = _turned([headers[place] for place in usable])
+    if alike := told_apart_by_kind([identities[place][0] for place in usable]):
+        notes.append(
+            f"{len(alike)} images are told apart by a kind of image only: {listed(alike, 3)}; if they are "
+            "of one person, choose one kind with a glob, as in 'images/*_t1*.nii.gz'"
+        )
     if template:
         moved = f"{len(elsewhere)} of {len(usable)} images are resampled"
         notes.append(f"{moved} to the {by(grid.shape)} voxels of {template.name}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
 from hpc_brainage.cohorts.reading import Reading
-from hpc_brainage.cohorts.sources import AddedSource, open_cohort
+from hpc_brainage.cohorts.sources import AddedSource, open_cohort, people_and_tables
 from hpc_brainage.conversion.same_measurement import feature_places
 from hpc_brainage.errors import ScanRefused, StoreError, UsageError
 from hpc_brainage.modality import ScaledIntegers
@@ -41,7 +41,8 @@ def open_again(store: Store, sources: Sequence[Path], add: Sequence[AddedSource]
     ----------
     sources : of the store, and of each addition to it in their order. Where their number is another, all
         are read as the first was.
-    add : what was joined to them; where it was is not in the store.
+    add : what was joined to them; where it was is not in the store. A folder of people and tables brings
+        its tables itself.
 
     Raises
     ------
@@ -49,15 +50,17 @@ def open_again(store: Store, sources: Sequence[Path], add: Sequence[AddedSource]
     CohortError : a source cannot be read.
     """
     recipe = store.attributes["recipe"]
-    if recipe.get("added") and not add:
-        raise UsageError(
-            "further sources were joined when this store was made",
-            where=store.path,
-            expected="the same --add as of `brainage convert`",
-        )
     recipes = [recipe, *recipe.get("appended", [])]
     if len(recipes) != len(sources):
         recipes = [recipe] * len(sources)
+    for source, one in zip(sources, recipes, strict=True):
+        joined = len(one.get("added", []))
+        if not add and joined > len(people_and_tables(source.expanduser())[1]):
+            raise UsageError(
+                f"further sources ({joined}) were joined when this store was made",
+                where=f"{store.path}, made of {source.name}",
+                expected="the same --add as of `brainage convert`",
+            )
     options: list[dict[str, Any]] = [one.get("options", {}) for one in recipes]
     return [
         open_cohort(source, reading=Reading.from_record(said), add=add, where=said.get("where"))

@@ -59,8 +59,9 @@ def append(
     """Add the scans of a cohort that a finished store does not have yet, going on after a kill.
 
     Scans are known by participant, session and run; those that the store has are skipped, whatever the
-    cohort says of them now. Features are matched by name. What the store knows and the cohort does not,
-    a modality or a further column, is missing for the added scans, and the account says so.
+    cohort says of them now; what it has measured of them beyond the store is noted. Features are matched
+    by name. What the store knows and the cohort does not, a modality or a further column, is missing for
+    the added scans, and the account says so.
 
     Parameters
     ----------
@@ -101,9 +102,12 @@ def _append(cohort: Cohort, base: Store, workers: int | None, progress: Progress
     """
     place = base.place
     with writing_to(place), reading(base):
-        known = set(base.identities)
-        added = np.flatnonzero([scan not in known for scan in scan_identities(cohort.scans)])
+        _refuse_what_has_no_room(base, cohort)
+        row_of = {scan: row for row, scan in enumerate(base.identities)}
+        there = np.array([row_of.get(scan, -1) for scan in scan_identities(cohort.scans)], int)
+        added = np.flatnonzero(there < 0)
         skipped = len(cohort) - len(added)
+        cohort = replace(cohort, account=cohort.account + Account(notes=_not_taken(base, cohort, there)))
         if not len(added):  # a run that was killed at its very end may not have got to the account
             write_account(base, account_of(cohort, base), lines_to_carry(base))
             return replace(report_of(cohort, base, seconds=0.0), skipped=skipped, parts=0)
@@ -129,14 +133,6 @@ class _Addition:
     @cached_property
     def cohort(self) -> Cohort:
         scans, notes = _scans_together(self.base, self.new)
-        foreign = [key for key in self.new.sources if key not in self.base.modalities]
-        if foreign:
-            raise StoreError(
-                f"the store has no {', '.join(foreign)}, which the added scans have",
-                where=self.base.path,
-                expected=f"{', '.join(self.base.modalities)}",
-                hint="convert both cohorts together, or leave these measurements out",
-            )
         sources = {}
         for key in self.base.modalities:
             if key not in self.new.sources:
@@ -181,11 +177,19 @@ class _Addition:
         return {**earlier, "appended": [*earlier.get("appended", []), self.new.recipe]}
 
 
-def _scans_together(base: Store, new: Cohort) -> tuple[pd.DataFrame, list[str]]:
-    """Both tables of scans, one below the other, and which further columns only one of them has."""
-    theirs = with_plain_cells(new.scans)
-    is_text = {column.name: column.is_text for column in columns_of(theirs)}
-    notes = []
+def _refuse_what_has_no_room(base: Store, cohort: Cohort) -> None:
+    """What a cohort has must be what the store has, also where all of its scans are there already."""
+    foreign = [key for key in cohort.sources if key not in base.modalities]
+    if foreign:
+        raise StoreError(
+            f"the store has no {', '.join(foreign)}, which the added scans have",
+            where=base.path,
+            expected=f"{', '.join(base.modalities)}",
+            hint="convert both cohorts together, or leave these measurements out",
+        )
+    for key, source in cohort.sources.items():
+        _places(base, key, source)
+    is_text = {column.name: column.is_text for column in columns_of(with_plain_cells(cohort.scans))}
     for column in base.columns:
         if is_text.get(column.name, column.is_text) != column.is_text:
             kinds = ("text", "numbers") if column.is_text else ("numbers", "text")
@@ -194,6 +198,33 @@ def _scans_together(base: Store, new: Cohort) -> tuple[pd.DataFrame, list[str]]:
                 where=base.path,
                 hint="give it one type in the added table, or another name",
             )
+
+
+def _not_taken(base: Store, cohort: Cohort, there: np.ndarray) -> tuple[str, ...]:
+    """What the cohort knows of scans of the store and the store does not.
+
+    Parameters
+    ----------
+    there : shape (scans of the cohort,), the row of each in the store, -1 where it is new.
+    """
+    known = there >= 0
+    notes = []
+    for key, source in cohort.sources.items():
+        lacks = ~base.present(key) & (base.refused(key) == "")
+        if count := int((source.present[known] & lacks[there[known]]).sum()):
+            notes.append(f"{count} scans of the store have {key} here and not there: they stay as they are")
+    ours = {column.name for column in base.columns}
+    if known.all() and (new := [c.name for c in columns_of(cohort.scans) if c.name not in ours]):
+        notes.append(f"the store has no column {', '.join(map(repr, new))}: its scans stay as they are")
+    return tuple(notes)
+
+
+def _scans_together(base: Store, new: Cohort) -> tuple[pd.DataFrame, list[str]]:
+    """Both tables of scans, one below the other, and which further columns only one of them has."""
+    theirs = with_plain_cells(new.scans)
+    is_text = {column.name: column.is_text for column in columns_of(theirs)}
+    notes = []
+    for column in base.columns:
         if column.name not in is_text:
             notes.append(f"the added scans have no column {column.name!r}")
             theirs[column.name] = "" if column.is_text else np.nan
@@ -214,14 +245,7 @@ def _source_together(base: Store, key: str, new: ModalitySource | None, added: i
     present = base.present(key)
     if new is None:
         return ModalitySource(modality, np.append(present, np.zeros(added, bool)), old, "", encoding.stored)
-    places = feature_places(modality, new.modality, of="the added scans", where=base.path)
-    if encoding.is_scaled and new.stored.numbers != encoding.stored.numbers:
-        raise StoreError(
-            f"the store keeps {key} as {encoding.stored.numbers}, the added images hold "
-            f"{new.stored.numbers}",
-            where=base.path,
-            hint="convert all of them together, or the store anew with --voxels float32",
-        )
+    places = _places(base, key, new)
 
     def load(row: int) -> np.ndarray | ScaledIntegers:
         if row < base.n_scans:
@@ -231,6 +255,20 @@ def _source_together(base: Store, key: str, new: ModalitySource | None, added: i
 
     both = np.append(present, new.present)
     return ModalitySource(modality, both, load, new.fingerprint, encoding.stored)
+
+
+def _places(base: Store, key: str, source: ModalitySource) -> np.ndarray | None:
+    """Where the store's features are in the added source (see `feature_places`)."""
+    places = feature_places(base.modalities[key], source.modality, of="the added scans", where=base.path)
+    encoding = base.encoding(key)
+    if encoding.is_scaled and source.stored.numbers != encoding.stored.numbers:
+        raise StoreError(
+            f"the store keeps {key} as {encoding.stored.numbers}, the added images hold "
+            f"{source.stored.numbers}",
+            where=base.path,
+            hint="convert all of them together, or the store anew with --voxels float32",
+        )
+    return places
 
 
 def _old_loader(base: Store, key: str) -> Callable[[int], np.ndarray | ScaledIntegers]:

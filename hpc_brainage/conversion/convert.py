@@ -34,7 +34,7 @@ class ConversionReport:
 
     Parameters
     ----------
-    store_path : where the store is.
+    store_path, modalities : where the store is, and what it has, by key.
     account_path : where the account of every scan is.
     converted : scans of the store with at least one modality.
     missing : scans of the store with none.
@@ -48,6 +48,7 @@ class ConversionReport:
     """
 
     store_path: Path | str
+    modalities: tuple[str, ...]
     account_path: Path | str
     converted: int
     missing: int
@@ -199,6 +200,7 @@ def report_of(cohort: Cohort, store: Store, *, seconds: float) -> ConversionRepo
     some = np.logical_or.reduce([store.present(key) for key in store.modalities])
     return ConversionReport(
         store_path=store.path,
+        modalities=tuple(store.modalities),
         account_path=store.place.beside(account_name(store.place.name)),
         converted=int(some.sum()),
         missing=int((~some).sum()),

@@ -2,14 +2,15 @@
 
 Each row of an ablation is the model with one thing changed. All rows are trained on the same splits and
 with the same seeds, and predict the same people three times: from all that they have, from structural MRI
-alone and from functional MRI alone. A row's difference from the full model is averaged over seeds in each
-split and tested over the splits (`intervals.corrected_t_test`); p values are Holm's, for all rows together.
+alone and from functional MRI alone. A row is told apart from the full model by the rule of `judgement`,
+with other seeds in every draw; beside it stands the corrected test over the splits, its p after Holm for
+all rows and views together.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,20 @@ import pandas as pd
 
 from hpc_brainage.config import RunConfig, changed
 from hpc_brainage.errors import BrainAgeError, TrainingError
-from hpc_brainage.evaluation.intervals import Interval, bootstrap_difference, corrected_t_test
+from hpc_brainage.evaluation.intervals import (
+    SIGNIFICANT,
+    Interval,
+    bootstrap_difference,
+    corrected_test_over_splits,
+)
+from hpc_brainage.evaluation.judgement import Estimate, by_its_intervals, difference_said
 from hpc_brainage.evaluation.pipelines import SAAVAEPipeline, View, alone, held_out_views
-from hpc_brainage.evaluation.splits import Split
-from hpc_brainage.evaluation.tables import markdown_table
+from hpc_brainage.evaluation.progress import Progress
+from hpc_brainage.evaluation.splits import Split, tested_by
+from hpc_brainage.evaluation.tables import interval_text, markdown_table, probability_text
 from hpc_brainage.files import read_json, sha256_of, write_durably, write_json, write_text
-from hpc_brainage.provenance import software
+from hpc_brainage.provenance import code_sha256, software
+from hpc_brainage.scans import IDENTITY
 from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.loop import EpochReport
 
@@ -34,13 +43,15 @@ AVERAGE = "average of the two alone"
 """Not trained: the mean of the rows that see one modality."""
 WHOLE = "all they have"
 """The view of people with every modality that they have."""
-SIGNIFICANT = 0.05
+_TRAINED_BY = ("model", "losses", "training")
+"""The rooms whose code decides what a row predicts."""
 NOTE = (
     "Errors of held-out predictions in years, of people who have every modality: mean and standard"
     " deviation over seeds, each with as many networks as the settings say (training.ensemble), and of the"
-    " ensemble of all seeds. A difference is from the full model, with a 95 % bootstrap interval over"
-    " people; p is of Nadeau and Bengio's corrected t test over the splits, of which each counts the same,"
-    " corrected after Holm for all comparisons in this file."
+    " ensemble of all seeds. A difference is from the full model, with 95 % bootstrap intervals over people"
+    " and over sites, and over seeds in both; it is told apart from chance if each of them excludes zero. p"
+    " is of Nadeau and Bengio's corrected t test over the splits, of which each counts the same, corrected"
+    " after Holm for all comparisons in this file. The intervals are not corrected for their number."
 )
 
 
@@ -114,7 +125,8 @@ class Effect:
     mae, sd : mean and standard deviation over seeds; no SD of one seed.
     ensemble : MAE of the mean prediction over seeds.
     difference : of `mae` from the full model's; None for the full model itself.
-    interval : 95 % of the difference, by a bootstrap over people.
+    interval, sites : 95 % of the difference, by a bootstrap over people, over sites; in both over seeds.
+    splits : how many `p` is over.
     p : Holm's p of the corrected t test over splits.
     """
 
@@ -127,10 +139,14 @@ class Effect:
     ensemble: float
     difference: float | None = None
     interval: Interval | None = None
+    sites: Interval | None = None
+    splits: int = 0
     p: float | None = None
 
-
-Progress = Callable[[int, int, str], None]
+    @property
+    def estimate(self) -> Estimate:
+        """The difference with its intervals."""
+        return Estimate(self.difference, self.interval, self.sites)
 
 
 def run_ablation(
@@ -144,7 +160,8 @@ def run_ablation(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Held-out predictions of every row by view, years (seeds, scans).
 
-    Each row is kept in the folder as soon as it is there; started again, the ablation goes on from there.
+    Each row is kept in the folder as soon as it is there; started again, the ablation goes on from there. A
+    row of other settings, data or code of the model, its losses or its training is trained anew.
 
     Parameters
     ----------
@@ -178,10 +195,11 @@ def run_ablation(
                 "config": settings.model_dump(mode="json"),
                 "roles": row.roles,
                 "store": data.store.content_sha256,
-                "scans": data.scans[["participant_id", "session_id", "run"]].to_numpy().tolist(),
+                "scans": data.scans[list(IDENTITY)].to_numpy().tolist(),
                 "splits": [[split.train.tolist(), split.test.tolist()] for split in splits],
                 "seeds": list(seeds),
                 "software": software("torch", "numpy"),
+                "code": code_sha256(*_TRAINED_BY),
             }
         )
         kept = _Kept(folder / "rows" / key[:16])
@@ -234,10 +252,7 @@ def effects(
 
 def _compared_people(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
     """Scans that are tested and have every modality, bool (scans,)."""
-    tested = np.zeros(len(data.scans), dtype=bool)
-    tested[np.concatenate([split.test for split in splits])] = True
-    everything: np.ndarray = np.logical_and.reduce([source.present for source in data.inputs.values()])
-    return tested & everything
+    return tested_by(splits, len(data.scans)) & data.complete
 
 
 def _compared(
@@ -248,17 +263,19 @@ def _compared(
     data: TrainingData,
     splits: Sequence[Split],
 ) -> Effect:
-    age, person = data.age.astype(float), data.scans["participant_id"].to_numpy()
+    age = data.age.astype(float)
+    person, site = (data.scans[column].to_numpy()[known] for column in ("participant_id", "site"))
     gained = np.abs(own - age).mean(axis=0) - np.abs(full - age).mean(axis=0)
-    by_split = [gained[split.test[known[split.test]]] for split in splits]
-    test = corrected_t_test(
-        np.array([part.mean() for part in by_split if len(part)]),
-        float(np.mean([len(split.test) / len(split.train) for split in splits])),
+    test = corrected_test_over_splits(gained, known, splits)
+    over_people, over_sites = (
+        bootstrap_difference(own[:, known], full[:, known], age[known], who) for who in (person, site)
     )
     return replace(
         effect,
         difference=float(gained[known].mean()),
-        interval=bootstrap_difference(own[:, known], full[:, known], age[known], person[known]),
+        interval=over_people,
+        sites=over_sites,
+        splits=len(splits),
         p=None if test is None else test.p,
     )
 
@@ -274,34 +291,33 @@ def _holm(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def verdicts(found: Sequence[Effect]) -> list[str]:
-    """What may be said, and no more.
-
-    A difference is *sure* if the corrected test over the splits says so, and a *hint* if only its interval
-    over people excludes zero: a test over a handful of splits sees nothing but large differences.
-    """
+    """What may be said, and no more: the rows that are told apart, how many are not, and how many of so
+    many would be told apart if nothing made a difference."""
     compared = [effect for effect in found if effect.difference is not None]
-    sure = [effect for effect in compared if effect.p is not None and effect.p < SIGNIFICANT]
-    hints = [effect for effect in compared if effect not in sure and _excludes_zero(effect.interval)]
-    said = [f"{_named(effect)}, p {_probability(effect.p)}: sure" for effect in _largest_first(sure)]
-    said += [
-        f"{_named(effect)}, 95 % over people {_interval(effect.interval)}: a hint, which the test over the"
-        " splits does not confirm"
-        for effect in _largest_first(hints)
-    ]
-    rest = len(compared) - len(sure) - len(hints)
-    return [*said, f"{rest} of {len(compared)} comparisons show no difference from the full model"]
-
-
-def _named(effect: Effect) -> str:
-    return f"{effect.row} ({effect.view}): {effect.difference:+.2f} years"
+    apart = [effect for effect in compared if effect.estimate.is_told_apart]
+    said = []
+    for effect in _largest_first(apart):
+        word = "worse" if effect.estimate.is_above_zero else "better"
+        said.append(
+            f"{effect.row} ({effect.view}): {word} {by_its_intervals(effect.estimate)} than the full model"
+            f" ({difference_said(effect.estimate, effect.p, effect.splits, 'after Holm')})"
+        )
+    rest = [effect for effect in compared if effect not in apart]
+    for effect in _largest_first([e for e in rest if e.p is not None and e.p < SIGNIFICANT]):
+        about = difference_said(effect.estimate, effect.p, effect.splits, "after Holm")
+        said.append(f"{effect.row} ({effect.view}): not told apart from the full model ({about})")
+    said.append(f"{len(apart)} of {len(compared)} comparisons are told apart from the full model")
+    if compared:
+        chance = SIGNIFICANT * len(compared)
+        said.append(
+            f"had no row made any difference, up to {chance:.1f} of {len(compared)} would be told apart all"
+            " the same"
+        )
+    return said
 
 
 def _largest_first(effects: Sequence[Effect]) -> list[Effect]:
     return sorted(effects, key=lambda effect: -abs(effect.difference or 0.0))
-
-
-def _excludes_zero(interval: Interval | None) -> bool:
-    return interval is not None and (interval.low > 0 or interval.high < 0)
 
 
 def table_of(found: Sequence[Effect], view: str) -> pd.DataFrame:
@@ -315,8 +331,9 @@ def table_of(found: Sequence[Effect], view: str) -> pd.DataFrame:
                 "MAE": f"{effect.mae:.3f}" + (f" ± {effect.sd:.3f}" if effect.sd is not None else ""),
                 "ensemble": f"{effect.ensemble:.3f}",
                 "difference": "" if effect.difference is None else f"{effect.difference:+.3f}",
-                "95 %": _interval(effect.interval),
-                "p": _probability(effect.p),
+                "95 % over people": interval_text(effect.interval),
+                "over sites": interval_text(effect.sites),
+                "p": probability_text(effect.p),
             }
             for effect in found
             if effect.view == view
@@ -338,16 +355,6 @@ def _views(roles: Sequence[str]) -> dict[str, View]:
     """People with all that they have, and with each of these modalities alone."""
     views: dict[str, View] = {WHOLE: lambda people: people}
     return views | {f"{role} alone": alone(role) for role in roles}
-
-
-def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
-
-
-def _probability(p: float | None) -> str:
-    if p is None:
-        return ""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpc_brainage.evaluation.held_out import Piece, check_folds, pieces
+from hpc_brainage.evaluation.splits import check_folds
 from hpc_brainage.model.front_end import FrontEnd
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput
+from hpc_brainage.training.prediction import Piece, pieces
 
 TOLERANCE = 0.01
 """Years by which a person's attributions may miss the difference that they should add up to."""
@@ -42,7 +43,7 @@ class Attribution:
     Attributes
     ----------
     names : by role, the features that any member takes, in the order of the data; none for a volume.
-    years : by role, float32 (scans, features); 0 for a feature that the scan's member does not take, that
+    years : by role, float32 (scans, features); 0 for a feature that the scan's members do not take, that
         was imputed, or whose modality is absent. Empty for a volume.
     standardised : by role, the features' distance from the training mean in SD, clipped as the member
         does, float32 (scans, features); 0 where `years` must be 0.
@@ -51,7 +52,7 @@ class Attribution:
     age, baseline : predicted age of the scan and of its baseline, years (scans,); NaN where no member may
         or can speak of the scan.
     missed : by how much the sum of attributions misses age - baseline, years (scans,).
-    member : the member that held out each scan.
+    fold : in which each scan was held out.
     """
 
     names: dict[str, tuple[str, ...]]
@@ -61,7 +62,7 @@ class Attribution:
     age: np.ndarray
     baseline: np.ndarray
     missed: np.ndarray
-    member: np.ndarray
+    fold: np.ndarray
 
     @property
     def judged(self) -> np.ndarray:
@@ -69,18 +70,24 @@ class Attribution:
         return np.isfinite(self.age)
 
 
-def attribute(members: Sequence[Member], data: TrainingData, fold: np.ndarray) -> Attribution:
-    """Integrated gradients for every scan, by the member that never saw the person.
+def attribute(
+    members: Sequence[Member], data: TrainingData, fold: np.ndarray, ensemble: int = 1
+) -> Attribution:
+    """Integrated gradients for every scan, by the members that never saw the person.
+
+    What the mean of several members says is attributed by the mean of their attributions.
 
     Parameters
     ----------
-    fold : the member that held out each scan, shape (scans,); -1 for none.
+    members : `ensemble` for each fold, side by side; what is asked is their mean.
+    fold : the fold in which each scan was held out, shape (scans,); -1 for none.
+    ensemble : members of each fold.
 
     Raises
     ------
     UsageError : the folds do not fit the members and the data.
     """
-    check_folds(members, data, fold)
+    check_folds(members[::ensemble], data, fold)
     n = len(fold)
     names: dict[str, tuple[str, ...]] = {}
     years: dict[str, np.ndarray] = {}
@@ -96,24 +103,28 @@ def attribute(members: Sequence[Member], data: TrainingData, fold: np.ndarray) -
             )
         else:
             sums[role] = [np.zeros(source.grid) for _ in range(2)]
-    age, baseline, missed = (np.full(n, np.nan) for _ in range(3))
-    for index, member in enumerate(members):
+    age, baseline, missed = (np.where(fold < 0, np.nan, 0.0) for _ in range(3))
+    for index in np.unique(fold[fold >= 0]):
         rows = np.flatnonzero(fold == index)
-        if not len(rows):
-            continue
-        member.eval()
-        middle = _middle(member, data, np.flatnonzero(fold != index))
-        columns = {role: _columns(member.features(role), names[role]) for role in names}
-        for piece in pieces(member, data, rows):
-            found = _attribute(member, piece, middle)
-            age[piece.rows], baseline[piece.rows] = found.age, found.baseline
-            missed[piece.rows] = found.missed
-            for role in names:
-                place = np.ix_(piece.rows, columns[role])
-                years[role][place], standardised[role][place] = found.years[role], found.z[role]
+        own = members[index * ensemble : (index + 1) * ensemble]
+        middles = [_middle(member.eval(), data, np.flatnonzero(fold != index)) for member in own]
+        columns = [{role: _columns(member.features(role), names[role]) for role in names} for member in own]
+        # Members of a fold may take other features, so each gets the scans as it takes them.
+        for same in zip(*(pieces(member, data, rows) for member in own), strict=True):
+            place = same[0].rows
+            parts = [_attribute(*one) for one in zip(own, same, middles, strict=True)]
+            for part, column in zip(parts, columns, strict=True):
+                age[place] += part.age / ensemble
+                baseline[place] += part.baseline / ensemble
+                missed[place] += part.missed / ensemble
+                for role in names:
+                    cells = np.ix_(place, column[role])
+                    years[role][cells] += part.years[role] / ensemble
+                    standardised[role][cells] += part.z[role] / ensemble
             for role, (signed, absolute) in sums.items():
-                signed += found.years[role].sum(axis=0)
-                absolute += np.abs(found.years[role]).sum(axis=0)
+                together = np.mean([part.years[role] for part in parts], axis=0)
+                signed += together.sum(axis=0)
+                absolute += np.abs(together).sum(axis=0)
     maps = {}
     for role, (signed, absolute) in sums.items():
         people = max(int((np.isfinite(age) & data.inputs[role].present).sum()), 1)

@@ -53,9 +53,22 @@ def baselines(data: TrainingData, config: RunConfig) -> list[Pipeline]:
     if few:
         found.append(Regression(machine, config, roles[:1], "years"))
         found.append(LateFusion((machine, ridge), config, roles, "years"))
-    found.append(LateFusion((ridge, ridge), config, roles, "log"))
+    found += [LateFusion((ridge, ridge), config, roles, scale) for scale in scales]
     if few:
         found.append(LateFusion((machine, ridge), config, roles, "log"))
+    return found
+
+
+def ridges(data: TrainingData, config: RunConfig) -> list[Pipeline]:
+    """The ridge regressions among the simple predictors, on the model's own scale of ages.
+
+    On all modalities side by side; of two also on each alone, and fused. The first predicts everybody.
+    """
+    ridge, roles, scale = Ridge(), tuple(data.inputs), config.loss.age_scale
+    found: list[Pipeline] = [Regression(ridge, config, roles, scale)]
+    if len(roles) == 2:
+        found += [Regression(ridge, config, (role,), scale) for role in roles]
+        found.append(LateFusion((ridge, ridge), config, roles, scale))
     return found
 
 

@@ -5,10 +5,8 @@ each member a probe is fitted on the codes of the people it was trained on, and 
 people it never saw; then the held-out people of all members are put together. The other way, fitting
 probes within the held-out people of one member, would leave some ten people for each number that is fitted.
 The price: of its training people a member knows the age better than of others, so a probe for age is
-fitted on codes that are a little too good, and what it reaches on unseen people is a lower bound. (On the
-701 people of ABIDE I who have both modalities it is still the higher bound of the two ways, for every code:
-R² 0.70 against 0.66 for the shared code of sMRI.) Site takes no part in what the encoders learn, and sex
-only if `model.sex` says so.
+fitted on codes that are a little too good, and what it reaches on unseen people is a lower bound. Site
+takes no part in what the encoders learn, and sex only if `model.sex` says so.
 
 All rows of a table speak of the same people, those who have all modalities of the model; otherwise a code
 could look better because of whose it is.
@@ -25,12 +23,13 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from hpc_brainage.evaluation.held_out import check_folds, pieces
 from hpc_brainage.evaluation.probes import logistic_probe, ridge_probe
+from hpc_brainage.evaluation.splits import check_folds
 from hpc_brainage.evaluation.tables import markdown_table
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.sa_avae import drawn_parts
 from hpc_brainage.training.data import TrainingData
+from hpc_brainage.training.prediction import pieces
 
 ACTIVE_VARIANCE = 0.01
 """A code's dimension is active if its mean varies by more than this between people (Burda et al. 2016)."""
@@ -45,23 +44,21 @@ _SPREAD_COLUMNS = ("code", "active", "units", "variance", "sigma")
 
 @dataclass(frozen=True)
 class CodeTable:
-    """Codes of scans, each by one member.
+    """A member's codes of some scans.
 
     Attributes
     ----------
     mean, sigma : by role, mean and standard deviation of the Gaussian code, (scans, shared + distinct);
-        NaN where the scan lacks the role or no member may speak of it.
+        NaN where the scan lacks the role.
     components : by role, what these are the codes of: the front end's components, or a volume's means over
-        coarse blocks, (scans, components). Empty if the codes are of several members.
+        coarse blocks, (scans, components).
     shared_width : how many of the columns are the shared code; they come first.
-    member : the member whose codes these are, (scans,); -1 for none.
     """
 
     mean: dict[str, np.ndarray]
     sigma: dict[str, np.ndarray]
     components: dict[str, np.ndarray]
     shared_width: int
-    member: np.ndarray
 
     def shared(self, role: str) -> np.ndarray:
         """Means of the shared code (scans, shared)."""
@@ -131,35 +128,7 @@ def encode_scans(member: Member, data: TrainingData, rows: np.ndarray) -> CodeTa
         {role: np.concatenate(parts) for role, parts in sigma.items()},
         {role: np.concatenate(parts) for role, parts in components.items()},
         width,
-        np.zeros(len(rows), dtype=np.int64),
     )
-
-
-def codes_of(members: Sequence[Member], data: TrainingData, fold: np.ndarray) -> CodeTable:
-    """The codes of every scan by the member that never saw the person.
-
-    Codes of different members are not comparable: each member has axes of its own.
-
-    Parameters
-    ----------
-    fold : the member that held out each scan, shape (scans,); -1 for none.
-
-    Raises
-    ------
-    UsageError : the folds do not fit the members and the data.
-    """
-    check_folds(members, data, fold)
-    model = members[0].config.model
-    shape = (len(fold), model.shared + model.distinct)
-    mean = {role: np.full(shape, np.nan) for role in members[0].roles}
-    sigma = {role: np.full(shape, np.nan) for role in members[0].roles}
-    for index, member in enumerate(members):
-        rows = np.flatnonzero(fold == index)
-        own = encode_scans(member, data, rows) if len(rows) else None
-        for role in own.mean if own else ():
-            assert own is not None
-            mean[role][rows], sigma[role][rows] = own.mean[role], own.sigma[role]
-    return CodeTable(mean, sigma, {}, model.shared, fold.copy())
 
 
 def code_report(

@@ -7,7 +7,7 @@ twice: for one of them, as the mean over the seeds, and for the ensemble, whose 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,22 +17,13 @@ from hpc_brainage.evaluation.groups import groups_of
 from hpc_brainage.evaluation.intervals import (
     MEASURES,
     CorrectedTest,
-    Interval,
     bootstrap_difference,
     bootstrap_errors,
-    corrected_t_test,
+    corrected_test_over_splits,
 )
+from hpc_brainage.evaluation.judgement import Estimate, by_its_intervals, difference_said
 from hpc_brainage.evaluation.metrics import performance
-from hpc_brainage.evaluation.splits import Split
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % bootstrap intervals over people and over sites; None where not defined."""
-
-    value: float | None
-    people: Interval | None = None
-    sites: Interval | None = None
+from hpc_brainage.evaluation.splits import Split, tested_by
 
 
 @dataclass(frozen=True)
@@ -125,8 +116,7 @@ def evaluate_predictions(
     if not constants:
         raise UsageError("an error without a constant predictor's beside it says nothing", where=protocol)
     age = scans["age"].to_numpy(dtype=float)
-    tested = np.zeros(len(age), dtype=bool)
-    tested[np.concatenate([split.test for split in splits])] = True
+    tested = tested_by(splits, len(age))
     known = np.isfinite(predictions[model]).all(axis=0) & tested & np.isfinite(age)
     if not known.any():
         raise UsageError("the model predicts nobody", where=f"{model}, {protocol}")
@@ -138,7 +128,9 @@ def evaluate_predictions(
 
     def measured(rows: np.ndarray) -> tuple[Measured, ...]:
         found = (_measured(name, own, age, people, site, rows) for name, own in forms.items())
-        return tuple(one for one in found if one.scans)
+        # A constant differs between splits a little, and what that correlates with says nothing.
+        said = (replace(one, r=Estimate(None)) if one.predictor in constants else one for one in found)
+        return tuple(one for one in said if one.scans)
 
     everyone = measured(known)
     differences = tuple(
@@ -165,7 +157,9 @@ def evaluate_predictions(
         everyone=everyone,
         differences=differences,
         groups=by_group,
-        verdicts=tuple(verdict(name, everyone, differences, constants, own_kind) for name in models),
+        verdicts=tuple(
+            verdict(name, everyone, differences, constants, own_kind, len(splits)) for name in models
+        ),
     )
 
 
@@ -175,52 +169,49 @@ def verdict(
     differences: Sequence[Difference],
     constants: Sequence[str],
     own_kind: Sequence[str],
+    splits: int,
 ) -> str:
     """What the comparison says about a model, without kindness; `own_kind` is no rival of it.
 
-    "Better" takes a difference whose intervals, over people and over sites, both lie below zero. The
-    strongest other predictor is the one with the smallest error here: the bar is chosen against the model.
+    "Better" and "worse" take a difference that is told apart from chance (`judgement`). The strongest other
+    predictor is the one with the smallest error here: the bar is chosen against the model.
     """
     own = {difference.other: difference for difference in differences if difference.model == model}
     of = {one.predictor: one for one in everyone}
     whole = [m for m in everyone if m.predictor not in own_kind and m.scans == of[model].scans]
     constant = min((m for m in whole if m.predictor in constants), key=_mae)
+    rival = min((m for m in whole if m.predictor not in constants), key=_mae, default=None)
     mae, r2 = _mae(of[model]), of[model].r2.value
-    if not _is_better(own[constant.predictor]) or r2 is None or r2 <= 0:
-        return (
-            f"{model}: no better than a constant age (MAE {mae:.2f}; {constant.predictor}"
-            f" {_mae(constant):.2f}); do not use its brain ages"
-        )
-    rivals = [m for m in whole if m.predictor not in constants]
-    if not rivals:
+    if not own[constant.predictor].mae.is_below_zero or r2 is None or r2 <= 0:
+        age = f"{constant.predictor} {_mae(constant):.2f}"
+        said = f"{model}: no better than a constant age (MAE {mae:.2f}; {age})"
+        if rival is not None and _mae(rival) < min(mae, _mae(constant)):
+            said += f", and {_against(own[rival.predictor], rival, mae, splits)}"
+        return f"{said}; do not use its brain ages"
+    if rival is None:
         return f"{model}: better than a constant age (MAE {mae:.2f} against {_mae(constant):.2f})"
-    rival = min(rivals, key=_mae)
-    against = own[rival.predictor]
-    said = f"{rival.predictor!r} (MAE {mae:.2f} against {_mae(rival):.2f}; {_said(against)})"
-    if _is_better(against):
-        return f"{model}: better than the strongest simple predictor, {said}"
-    if mae < _mae(rival):
-        return f"{model}: not shown to be better than the strongest simple predictor, {said}"
-    return f"{model}: no better than the strongest simple predictor, {said}"
+    return f"{model}: {_against(own[rival.predictor], rival, mae, splits)}"
+
+
+def _against(difference: Difference, rival: Measured, mae: float, splits: int) -> str:
+    """How the model stands beside the strongest simple predictor."""
+    apart = by_its_intervals(difference.mae)
+    if difference.mae.is_below_zero:
+        said = f"better {apart} than"
+    elif difference.mae.is_above_zero:
+        said = f"worse {apart} than"
+    else:
+        said = "not shown to be better than" if mae < _mae(rival) else "no better than"
+    p = None if difference.test is None else difference.test.p
+    return (
+        f"{said} the strongest simple predictor, {rival.predictor!r} (MAE {mae:.2f} against"
+        f" {_mae(rival):.2f}; {difference_said(difference.mae, p, splits)})"
+    )
 
 
 def _mae(one: Measured) -> float:
     assert one.mae.value is not None, "a predictor without predictions is in no table"
     return one.mae.value
-
-
-def _is_better(difference: Difference) -> bool:
-    intervals = [i for i in (difference.mae.people, difference.mae.sites) if i is not None]
-    return bool(intervals) and all(interval.high < 0 for interval in intervals)
-
-
-def _said(difference: Difference) -> str:
-    parts = [
-        f"{interval.low:+.2f} to {interval.high:+.2f} over {what}"
-        for what, interval in (("people", difference.mae.people), ("sites", difference.mae.sites))
-        if interval is not None
-    ]
-    return f"difference {difference.mae.value:+.2f}, 95 % {', '.join(parts)}" if parts else "no interval"
 
 
 def _forms(name: str, own: np.ndarray, networks: int) -> dict[str, np.ndarray]:
@@ -274,7 +265,5 @@ def _difference(
         bootstrap_difference(a[:, rows], b[:, rows], age[rows], people[rows]),
         bootstrap_difference(a[:, rows], b[:, rows], age[rows], site[rows]),
     )
-    by_split = [gained[split.test[rows[split.test]]] for split in splits if rows[split.test].any()]
-    ratio = float(np.mean([len(s.test) for s in splits]) / np.mean([len(s.train) for s in splits]))
-    test = corrected_t_test(np.array([part.mean() for part in by_split]), ratio)
+    test = corrected_test_over_splits(gained, rows, splits)
     return Difference(model, other, int(rows.sum()), estimate, test)

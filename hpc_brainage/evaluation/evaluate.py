@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpc_brainage.config import RunConfig
-from hpc_brainage.errors import TrainingError, UsageError, nearest
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.evaluation.baselines import Constant, baselines
 from hpc_brainage.evaluation.comparison import Evaluation, evaluate_predictions
 from hpc_brainage.evaluation.finished import held_out_table, open_finished
-from hpc_brainage.evaluation.openbhb import SPLITS, ChallengeResult, challenge_members
+from hpc_brainage.evaluation.openbhb import SPLITS, ChallengeResult, challenge_members, check_challenge
 from hpc_brainage.evaluation.pipelines import (
     Pipeline,
     SAAVAEPipeline,
@@ -24,21 +23,13 @@ from hpc_brainage.evaluation.pipelines import (
     held_out,
     held_out_views,
 )
-from hpc_brainage.evaluation.splits import (
-    Split,
-    by_label,
-    leave_one_site_out,
-    people_folds,
-    plain_folds,
-)
+from hpc_brainage.evaluation.progress import Progress
+from hpc_brainage.evaluation.splits import by_label
+from hpc_brainage.evaluation.trial import Trial
 from hpc_brainage.model.bundle import load_bundle
-from hpc_brainage.store.reader import Store
-from hpc_brainage.training.data import TrainingData, load_training_data
-from hpc_brainage.training.preparation import check_settings
+from hpc_brainage.training.data import load_training_data
 
 MODEL = "SA-AVAE"
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -50,16 +41,20 @@ class Evaluated:
     notes: tuple[str, ...]
 
 
-def evaluate_run(folder: Path, progress: Progress) -> Evaluated:
+def evaluate_run(folder: Path, progress: Progress, store: str | None = None) -> Evaluated:
     """A finished run's held-out predictions beside simple predictors' on the same folds and people.
 
     Nothing of the model is trained again.
+
+    Parameters
+    ----------
+    store : where the run's store lies now; by default where it lay.
 
     Raises
     ------
     TrainingError : the run is not finished, its store has changed, or its table is not of this store.
     """
-    run, data, config = open_finished(folder)
+    run, data, config = open_finished(folder, store)
     table = held_out_table(run, data)
     splits = by_label(table["fold"].to_numpy())
     predictions = {MODEL: table["brain_age"].to_numpy(dtype=float)[None]}
@@ -83,45 +78,26 @@ def evaluate_run(folder: Path, progress: Progress) -> Evaluated:
         constants=_constants(simple),
         of_less=of_less,
     )
-    return Evaluated(found, {"run": folder.name, **run.request()}, data.notes)
+    return Evaluated(found, {"run": folder.resolve().name, **run.request()}, data.notes)
 
 
-def evaluate_config(
-    store: Path | str,
-    config: RunConfig,
-    protocol: str,
-    seeds: int,
-    progress: Progress,
-    where: str | None = None,
-) -> Evaluated:
-    """Cross-validate the model with these settings, and all simple predictors with it.
-
-    Parameters
-    ----------
-    store : what to train and test on.
-    protocol : "folds" over people with the same mix, as a run has them; "kfold", scikit-learn's KFold over
-        the people with all modalities, while the others are trained on in every fold; "sites", leaving
-        one site out.
-    seeds : of the model for each split, each with `training.ensemble` networks; the splits are the same.
-    where : only these scans.
+def evaluate_config(trial: Trial, progress: Progress) -> Evaluated:
+    """Cross-validate the model with some settings, and all simple predictors with it.
 
     Raises
     ------
     TrainingError : the settings do not fit the store, or there are too few people or sites.
-    UsageError : another protocol.
     """
-    data = load_training_data(Store.open(store), config, where)
-    settings = config.training
-    splits, said = splits_of(data, config, protocol)
-    chosen = range(settings.seed, settings.seed + seeds)
+    config, training = trial.config, trial.config.training
+    data, splits, said = trial.open()
     simple = baselines(data, config)
-    epochs = len(splits) * seeds * settings.ensemble * settings.epochs
+    epochs = len(splits) * trial.seeds * training.ensemble * training.epochs
     count, total = itertools.count(1), epochs + len(simple)
     model = SAAVAEPipeline(config, report=lambda record: progress(next(count), total, MODEL))
     views: dict[str, View] = {MODEL: lambda people: people}
     if len(data.inputs) > 1:
         views |= {f"{MODEL} from {role} alone": alone(role) for role in data.inputs}
-    predictions = held_out_views(model, data, splits, tuple(chosen), views)
+    predictions = held_out_views(model, data, splits, trial.chosen_seeds, views)
     for index, pipeline in enumerate(simple):
         progress(epochs + index, total, pipeline.name)
         predictions[pipeline.name] = held_out(pipeline, data, splits)
@@ -134,29 +110,28 @@ def evaluate_config(
         protocol=said,
         constants=_constants(simple),
         of_less=tuple(views)[1:],
-        networks=settings.ensemble,
+        networks=training.ensemble,
     )
-    about = {
-        "store_sha256": data.store.content_sha256,
-        "where": where,
-        "config": config.model_dump(mode="json"),
-        "seeds": list(chosen),
-    }
-    return Evaluated(found, about, data.notes)
+    return Evaluated(found, trial.about(data), data.notes)
 
 
-def evaluate_openbhb(folder: Path) -> list[ChallengeResult]:
+def evaluate_openbhb(folder: Path, progress: Progress, store: str | None = None) -> list[ChallengeResult]:
     """OpenBHB's protocol for the members of a finished run that was trained on the training split only.
+
+    Parameters
+    ----------
+    store : where the run's store lies now; by default where it lay.
 
     Raises
     ------
     TrainingError : the run is not finished, its store has changed, or test people were trained on.
+    UsageError : the store's scans do not name the challenge's splits.
     """
-    run, _, config = open_finished(folder)
-    request = run.request()
-    data = load_training_data(Store.open(request["store"]), config)
-    bundle = load_bundle(run.model)
+    run, learned_from, config = open_finished(folder, store)
+    data = load_training_data(learned_from.store, config)
     split = data.scans["split"].to_numpy()
+    check_challenge(split)
+    bundle = load_bundle(run.model)
     seen = bundle.known_people(data.scans, data.checksums).fold >= 0
     leaked = seen & np.isin(split, SPLITS[1:])
     if leaked.any():
@@ -165,34 +140,7 @@ def evaluate_openbhb(folder: Path) -> list[ChallengeResult]:
             where=folder,
             hint="train with --where \"split == 'train'\", then evaluate that run",
         )
-    return challenge_members(bundle.members, data)
-
-
-def splits_of(data: TrainingData, config: RunConfig, protocol: str) -> tuple[list[Split], str]:
-    """The splits of a protocol ("folds", "kfold" or "sites"), and how a report calls it.
-
-    Raises
-    ------
-    TrainingError : there are too few people or sites, or the settings do not fit what is trained on.
-    UsageError : another protocol.
-    """
-    splits, said = _splits_of(data, config, protocol)
-    check_settings(data, config, {split.name: split.train for split in splits})
-    return splits, said
-
-
-def _splits_of(data: TrainingData, config: RunConfig, protocol: str) -> tuple[list[Split], str]:
-    folds, seed = config.training.folds, config.training.seed
-    if protocol == "folds":
-        return people_folds(data, folds, seed), f"{folds} folds over people"
-    if protocol == "kfold":
-        everything = "+".join(data.inputs)
-        complete = np.array([has == everything for has in data.availability])
-        said = f"KFold({folds}, shuffle=True, random_state={seed}), all with {everything}"
-        return plain_folds(data, folds, seed, complete), said
-    if protocol == "sites":
-        return leave_one_site_out(data), "leaving one site out"
-    raise UsageError(f"the protocol {protocol!r}", hint=nearest(protocol, ("folds", "kfold", "sites")))
+    return challenge_members(bundle.members, data, progress)
 
 
 def _constants(simple: Sequence[Pipeline]) -> list[str]:

@@ -8,18 +8,23 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.config import RunConfig
-from hpc_brainage.errors import TrainingError
+from hpc_brainage.errors import StoreError, TrainingError
 from hpc_brainage.scans import IDENTITY
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import TrainingData, load_training_data
+from hpc_brainage.training.not_finished import not_a_finished_run
 from hpc_brainage.training.records import RunFolder
 
 _KNOWN_ROUNDING = 1e-3
 _AGES = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only")
 
 
-def open_finished(folder: Path) -> tuple[RunFolder, TrainingData, RunConfig]:
+def open_finished(folder: Path, store: str | None = None) -> tuple[RunFolder, TrainingData, RunConfig]:
     """A run, the very scans that it was trained on, and its settings.
+
+    Parameters
+    ----------
+    store : where the run's store lies now, should it have been moved; it is known by its content.
 
     Raises
     ------
@@ -28,21 +33,29 @@ def open_finished(folder: Path) -> tuple[RunFolder, TrainingData, RunConfig]:
     """
     run = RunFolder(folder)
     if not run.is_finished:
-        raise TrainingError(
-            "this is not a finished run",
-            where=folder,
-            expected="a folder that `brainage train` has finished",
-            hint="the same `brainage train` again goes on with it",
-        )
+        raise not_a_finished_run(folder)
     request, config = run.request(), run.config()
-    store = Store.open(request["store"])
-    if store.content_sha256 != request["content_sha256"]:
+    opened = _open_store(request["store"]) if store is None else Store.open(store)
+    if opened.content_sha256 != request["content_sha256"]:
+        changed = "the store has changed since the run was trained"
         raise TrainingError(
-            "the store has changed since the run was trained",
-            where=store.path,
+            changed if store is None else "this is not the store that the run was trained on",
+            where=opened.path,
             hint="bring back the store of the training, or train again under another --name",
         )
-    return run, load_training_data(store, config, request["where"]), config
+    return run, load_training_data(opened, config, request["where"]), config
+
+
+def _open_store(place: str) -> Store:
+    try:
+        return Store.open(place)
+    except StoreError as problem:
+        raise StoreError(
+            f"the run's store cannot be opened: {problem.what}",
+            where=problem.where,
+            expected=problem.expected,
+            hint="if it was moved, say where it lies now, after the run: it is known by its content",
+        ) from None
 
 
 def held_out_table(run: RunFolder, data: TrainingData) -> pd.DataFrame:

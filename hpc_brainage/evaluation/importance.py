@@ -12,8 +12,9 @@ does not need all of them, and a low place does not mean that a region does not 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,11 @@ import pandas as pd
 from hpc_brainage.cohorts.feature_names import edge_columns
 from hpc_brainage.cohorts.region_names import region_name
 from hpc_brainage.evaluation.attribution import attribute
-from hpc_brainage.evaluation.held_out import people_draws
+from hpc_brainage.evaluation.intervals import LEVEL, drawn_sums
 from hpc_brainage.evaluation.tables import markdown_table
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 
-_INTERVAL = (0.025, 0.975)
 _CORTICAL = re.compile(
     r"((?:lh|rh)_.+)_(area|volume|thickness|thicknessstd|meancurv|gauscurv|foldind|curvind)"
 )
@@ -58,8 +58,8 @@ class Importance:
     networks : `region` is a pair of networks ("Vis -- Default"); of edges between regions whose names say
         their network (Schaefer et al. 2018), else empty.
     roles : each modality as a whole, with `n` people.
-    stability : by `role` and `level`, rank correlation (Spearman) of the members' importances, each over
-        its own held-out people: `mean` and `lowest` over pairs of `members`.
+    stability : by `role` and `level`, rank correlation (Spearman) of the importances in each fold, by its
+        members and over its held-out people: `mean` and `lowest` over pairs of `folds`.
     maps : by role, of a volume, mean and mean absolute years of each voxel.
     largest_miss : largest difference between a person's attributions and what they should add up to, years.
     """
@@ -79,7 +79,7 @@ class Importance:
             ("Regions", self.regions),
             ("Networks", self.networks),
             ("Features and connections", self.features),
-            ("Agreement of the members", self.stability),
+            ("Agreement of the folds", self.stability),
         ]
         shown = [
             f"### {title}\n\n{markdown_table(table.groupby('role', sort=False).head(top))}"
@@ -90,30 +90,39 @@ class Importance:
 
 
 def importance(
-    members: Sequence[Member], data: TrainingData, fold: np.ndarray, *, draws: int = 500, seed: int = 0
+    members: Sequence[Member],
+    data: TrainingData,
+    fold: np.ndarray,
+    *,
+    ensemble: int = 1,
+    draws: int = 500,
+    seed: int = 0,
 ) -> Importance:
     """What drives the predicted age of held-out people.
 
     Parameters
     ----------
-    fold : the member that held out each scan, shape (scans,); -1 for none.
+    members : `ensemble` for each fold, side by side; what is asked is their mean.
+    fold : the fold in which each scan was held out, shape (scans,); -1 for none.
+    ensemble : members of each fold.
     draws : bootstrap draws of people.
 
     Raises
     ------
     UsageError : the folds do not fit the members and the data.
     """
-    found = attribute(members, data, fold)
+    found = attribute(members, data, fold, ensemble)
     tables: dict[str, list[pd.DataFrame]] = {"features": [], "regions": [], "networks": [], "roles": []}
     agreement = []
     for role, names in found.names.items():
         people = found.judged & data.inputs[role].present
         if not people.any():
             continue
-        weight = people_draws(data.scans["participant_id"].to_numpy()[people], draws, seed)
+        person = data.scans["participant_id"].to_numpy()[people]
+        draw = partial(drawn_sums, cluster_N=person, draws=draws, seed=seed)
         years, z = found.years[role][people], found.standardised[role][people]
         places = places_of(names, data.inputs[role].tables)  # type: ignore[union-attr]
-        features = _ranked(role, years, weight, {"feature": list(names)})
+        features = _ranked(role, years, draw, {"feature": list(names)})
         where = dict(zip(names, places, strict=True))
         features.insert(2, "region", [" -- ".join(where[name].regions) for name in features["feature"]])
         features.insert(3, "measure", [where[name].measure for name in features["feature"]])
@@ -128,13 +137,11 @@ def importance(
                 continue
             summed = shares[level] = _grouped(years, groups)
             counts = [len(group) for group in groups.values()]
-            tables[level].append(
-                _ranked(role, summed, weight, {"region": list(groups), "features": counts})
-            )
-        whole = _ranked(role, years.sum(axis=1, keepdims=True), weight, {"n": [int(people.sum())]})
+            tables[level].append(_ranked(role, summed, draw, {"region": list(groups), "features": counts}))
+        whole = _ranked(role, years.sum(axis=1, keepdims=True), draw, {"n": [int(people.sum())]})
         tables["roles"].append(whole)
         agreement += [
-            {"role": role, "level": level, **_agreement(value, found.member[people])}
+            {"role": role, "level": level, **_agreement(value, found.fold[people])}
             for level, value in shares.items()
         ]
     joined = {
@@ -205,12 +212,17 @@ def _grouped(years_NF: np.ndarray, groups: dict[str, dict[int, float]]) -> np.nd
 
 
 def _ranked(
-    role: str, years_NF: np.ndarray, weight_DN: np.ndarray, labels: Mapping[str, Sequence[object]]
+    role: str,
+    years_NF: np.ndarray,
+    draw: Callable[[np.ndarray], np.ndarray | None],
+    labels: Mapping[str, Sequence[object]],
 ) -> pd.DataFrame:
     """Mean absolute years with an interval over people, and mean signed years, the largest first."""
     absolute = np.abs(years_NF).astype(np.float64)
-    drawn = weight_DN @ absolute / weight_DN.sum(axis=1, keepdims=True)
-    low, high = np.quantile(drawn, _INTERVAL, axis=0)
+    sums = draw(np.column_stack([absolute, np.ones(len(absolute))]))
+    low, high = np.full((2, absolute.shape[1]), np.nan)
+    if sums is not None:
+        low, high = np.quantile(sums[:, :-1] / sums[:, -1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     table = pd.DataFrame(
         {
             "role": role,
@@ -224,14 +236,14 @@ def _ranked(
     return table.sort_values("mean_abs", ascending=False, kind="stable", ignore_index=True)
 
 
-def _agreement(years_NF: np.ndarray, member: np.ndarray) -> dict[str, object]:
-    """Rank correlations of the members' importances."""
-    own = {int(k): np.abs(years_NF[member == k]).mean(axis=0) for k in np.unique(member)}
+def _agreement(years_NF: np.ndarray, fold: np.ndarray) -> dict[str, object]:
+    """Rank correlations of the importances by the members of each fold."""
+    own = {int(k): np.abs(years_NF[fold == k]).mean(axis=0) for k in np.unique(fold)}
     between = pd.DataFrame(own).corr(method="spearman").to_numpy()
     pairs = between[np.triu_indices(len(own), k=1)]
     known = len(pairs) > 0
     return {
-        "members": len(own),
+        "folds": len(own),
         "mean": float(pairs.mean()) if known else np.nan,
         "lowest": float(pairs.min()) if known else np.nan,
     }

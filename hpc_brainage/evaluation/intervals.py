@@ -1,22 +1,27 @@
 """How sure an error is: bootstrap intervals over people and over sites, and a test of two predictors.
 
 The bootstrap draws whole clusters with replacement: people, with all their scans, say how much the error
-would vary with other people of the same sites; sites say how much it would vary with other sites. All
-measures of a draw are sums over its clusters, so the draws are one matrix product.
+would vary with other people of the same sites; sites say how much it would vary with other sites. Of a
+network that was trained with several seeds, each draw also takes other seeds, for they are drawn from many
+as people are. All measures of a draw are sums over its clusters, so the draws are one matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpc_brainage.errors import UsageError
+from hpc_brainage.evaluation.splits import Split
 
 MEASURES = ("mae", "rmse", "r2", "r")
 DRAWS = 2000
-LEVEL = 0.95
-_FEWEST_CLUSTERS = 3
+SIGNIFICANT = 0.05
+LEVEL = 1 - SIGNIFICANT
+FEWEST_CLUSTERS = 8
+"""With fewer people, or sites, a bootstrap says next to nothing, and there is no interval."""
 _COUNTS_AT_ONCE = 4_000_000
 """Draws times clusters that are held in memory: some 100 MB, however many people there are."""
 
@@ -28,6 +33,10 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
 
 def bootstrap_errors(
     predicted_SN: np.ndarray, age_N: np.ndarray, cluster_N: np.ndarray, *, draws: int = DRAWS, seed: int = 0
@@ -37,7 +46,7 @@ def bootstrap_errors(
     Parameters
     ----------
     predicted_SN : predictions of S predictors of one kind (say, one for each seed), years; or of one, (N,).
-        The measure is the mean over the predictors, as if one was picked. No NaN.
+        The measure is the mean over the predictors, as if one was picked, and they are drawn, too. No NaN.
     age_N : ages in years. No NaN.
     cluster_N : who is drawn together: the person or the site of each scan.
     draws : bootstrap draws.
@@ -45,21 +54,24 @@ def bootstrap_errors(
 
     Returns
     -------
-    By measure, the 95 % interval; None with fewer than three clusters, and for a measure that is not
+    By measure, the 95 % interval; None with fewer than `FEWEST_CLUSTERS`, and for a measure that is not
     defined in more than a twentieth of the draws.
     """
     predicted = np.atleast_2d(np.asarray(predicted_SN, dtype=float))
     age = np.asarray(age_N, dtype=float)
     _check(predicted, age)
     columns = [_columns(own, age) for own in predicted]
-    sums = _drawn_sums(np.concatenate(columns, axis=1), cluster_N, draws, seed)
+    sums = drawn_sums(np.concatenate(columns, axis=1), cluster_N, draws, seed)
     if sums is None:
         return dict.fromkeys(MEASURES)
-    found = {measure: np.zeros(draws) for measure in MEASURES}
-    for own in np.split(sums, len(predicted), axis=1):
-        for measure, values in _measures(own, float(age.var())).items():
-            found[measure] += values / len(predicted)
-    return {measure: _percentiles(values) for measure, values in found.items()}
+    found: dict[str, np.ndarray] = {}
+    drawn = [_measures(own, float(age.var())) for own in np.split(sums, len(predicted), axis=1)]
+    everyone = [_measures(own.sum(axis=0, keepdims=True), float(age.var())) for own in columns]
+    for measure in MEASURES:
+        over_people = np.mean([one[measure] for one in drawn], axis=0)
+        of_seeds = np.concatenate([one[measure] for one in everyone])
+        found[measure] = over_people + _other_seeds(of_seeds, draws, seed)
+    return {measure: percentiles(values) for measure, values in found.items()}
 
 
 def bootstrap_difference(
@@ -73,16 +85,19 @@ def bootstrap_difference(
 ) -> Interval | None:
     """Percentile interval of MAE(a) - MAE(b) on the same people, years; below zero where a is better.
 
-    The same people, or sites, are drawn for both. Arguments as in `bootstrap_errors`; None with fewer than
-    three clusters.
+    The same people, or sites, are drawn for both, and the same seeds, of which a predictor that does not
+    depend on them has one. Arguments as in `bootstrap_errors`; None with fewer than `FEWEST_CLUSTERS`.
     """
     a, b = (np.atleast_2d(np.asarray(p, dtype=float)) for p in (a_SN, b_SN))
     age = np.asarray(age_N, dtype=float)
     _check(a, age)
     _check(b, age)
-    difference = np.abs(a - age).mean(axis=0) - np.abs(b - age).mean(axis=0)
-    sums = _drawn_sums(np.stack([difference, np.ones(len(age))], axis=1), cluster_N, draws, seed)
-    return None if sums is None else _percentiles(sums[:, 0] / sums[:, 1])
+    difference_SN = np.abs(a - age) - np.abs(b - age)
+    values = np.stack([difference_SN.mean(axis=0), np.ones(len(age))], axis=1)
+    sums = drawn_sums(values, cluster_N, draws, seed)
+    if sums is None:
+        return None
+    return percentiles(sums[:, 0] / sums[:, 1] + _other_seeds(difference_SN.mean(axis=1), draws, seed))
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,24 @@ def corrected_t_test(difference_J: np.ndarray, test_to_train: float) -> Correcte
     return CorrectedTest(mean, statistic, degrees, float(2 * student.sf(abs(statistic), degrees)))
 
 
+def corrected_test_over_splits(
+    difference_N: np.ndarray, compared_N: np.ndarray, splits: Sequence[Split]
+) -> CorrectedTest | None:
+    """`corrected_t_test` of what two predictors differ by on each scan.
+
+    Parameters
+    ----------
+    difference_N : absolute error of the one minus that of the other, averaged over seeds, years.
+    compared_N : bool, the scans that both predict and that are to be compared; others count nowhere, be it
+        as tested or as trained on.
+    """
+    asked = [split for split in splits if compared_N[split.test].any()]
+    means = [difference_N[split.test[compared_N[split.test]]].mean() for split in asked]
+    tested = sum(int(compared_N[split.test].sum()) for split in asked)
+    trained = sum(int(compared_N[split.train].sum()) for split in asked)
+    return corrected_t_test(np.array(means), tested / max(trained, 1))
+
+
 def _check(predicted_SN: np.ndarray, age_N: np.ndarray) -> None:
     if predicted_SN.shape[1:] != age_N.shape or not np.isfinite(predicted_SN).all():
         raise UsageError(
@@ -142,11 +175,16 @@ def _check(predicted_SN: np.ndarray, age_N: np.ndarray) -> None:
         )
 
 
-def _drawn_sums(value_NK: np.ndarray, cluster_N: np.ndarray, draws: int, seed: int) -> np.ndarray | None:
-    """Sums of values over the scans of each draw of clusters, (draws, K); None with too few clusters."""
+def drawn_sums(
+    value_NK: np.ndarray, cluster_N: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray | None:
+    """Sums of values over the scans of each draw of whole clusters, (draws, K).
+
+    A mean is the ratio of two such sums, of which one is of ones. None with fewer than `FEWEST_CLUSTERS`.
+    """
     names, index = np.unique(np.asarray(cluster_N), return_inverse=True)
     clusters = len(names)
-    if clusters < _FEWEST_CLUSTERS:
+    if clusters < FEWEST_CLUSTERS:
         return None
     columns = [np.bincount(index, weights=column, minlength=clusters) for column in value_NK.T]
     by_cluster = np.stack(columns, axis=1)
@@ -159,6 +197,22 @@ def _drawn_sums(value_NK: np.ndarray, cluster_N: np.ndarray, draws: int, seed: i
         times = np.bincount(drawn.ravel(), minlength=part * clusters).reshape(part, clusters)
         sums[first : first + part] = times.astype(float) @ by_cluster
     return sums
+
+
+def _other_seeds(value_S: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """How far the mean over S seeds is from that over other seeds, in each draw (draws,); 0 for one seed.
+
+    One fewer than there are is drawn, with replacement, so that the variance of a mean over few seeds comes
+    out as large as it is (Rao and Wu 1988, J. Am. Stat. Assoc. 83:231). What seeds differ by on some people
+    only is in this and in the draws of people, so intervals are rather too wide than too narrow.
+    """
+    seeds = len(value_S)
+    if seeds < 2:
+        return np.zeros(draws)
+    share = np.full(seeds, 1 / seeds)
+    counts = np.random.default_rng([seed, seeds]).multinomial(seeds - 1, share, size=draws)
+    away: np.ndarray = counts @ (value_S - value_S.mean()) / (seeds - 1)
+    return away
 
 
 def _columns(predicted: np.ndarray, age: np.ndarray) -> np.ndarray:
@@ -183,7 +237,8 @@ def _measures(sums_D8: np.ndarray, age_variance: float) -> dict[str, np.ndarray]
     return {"mae": absolute / n, "rmse": np.sqrt(squared / n), "r2": r2, "r": r}
 
 
-def _percentiles(values: np.ndarray) -> Interval | None:
+def percentiles(values: np.ndarray) -> Interval | None:
+    """The interval of the middle 95 % of the draws; None if more than a twentieth of them is not finite."""
     known = values[np.isfinite(values)]
     if len(known) < LEVEL * len(values):
         return None

@@ -19,9 +19,10 @@ import numpy as np
 
 from hpc_brainage.errors import UsageError
 from hpc_brainage.evaluation.codes import encode_scans
-from hpc_brainage.evaluation.held_out import pieces
+from hpc_brainage.evaluation.progress import Progress
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
+from hpc_brainage.training.prediction import pieces
 
 SPLITS = ("train", "internal_test", "external_test")
 MOST_FEATURES = 10_000
@@ -88,8 +89,8 @@ def challenge(
     from sklearn.model_selection import GridSearchCV
 
     train, internal, external = (split == part for part in SPLITS)
-    used = train | internal | external
-    _check(name, codes_ND, age, used, {part: int((split == part).sum()) for part in SPLITS})
+    check_challenge(split)
+    _check(name, codes_ND, age, train | internal | external)
     ridge = GridSearchCV(Ridge(), {"alpha": _STRENGTHS}, cv=_INNER_FOLDS, scoring="r2")
     ridge.fit(codes_ND[train], age[train])
     labelled, asked = train & (site != ""), internal & (site != "")
@@ -156,20 +157,31 @@ def member_codes(member: Member, data: TrainingData) -> tuple[np.ndarray, np.nda
     return codes, np.concatenate(parts).astype(np.float64)
 
 
-def challenge_members(members: Sequence[Member], data: TrainingData) -> list[ChallengeResult]:
+def challenge_members(
+    members: Sequence[Member], data: TrainingData, progress: Progress = lambda done, total, name: None
+) -> list[ChallengeResult]:
     """The protocol for each member's codes and for its components, beside codes that say nothing.
 
-    `data` holds the three splits; no member may have been trained on test people.
+    Parameters
+    ----------
+    data : holds the three splits; no member may have been trained on test people.
+
+    Raises
+    ------
+    UsageError : a split is empty.
     """
     age = data.age.astype(float)
     site, split = (data.scans[column].to_numpy().astype(str) for column in ("site", "split"))
+    check_challenge(split)
     found = [constant_challenge(age, site, split)]
     for index, member in enumerate(members):
+        progress(index, len(members), f"codes of member {index}")
         codes, components = member_codes(member, data)
         if components is not None and not index:
             name = f"first {components.shape[1]} principal components"
             found.append(challenge(name, components, age, site, split))
         found.append(challenge(f"codes of member {index}", codes, age, site, split))
+    progress(len(members), len(members), "")
     return found
 
 
@@ -207,15 +219,23 @@ def published_runs(path: Path) -> list[ChallengeResult]:
         ) from None
 
 
-def _check(
-    name: str, codes_ND: np.ndarray, age: np.ndarray, used: np.ndarray, counts: dict[str, int]
-) -> None:
+def check_challenge(split: np.ndarray) -> None:
+    """Refuse scans that are not of all three splits.
+
+    Raises
+    ------
+    UsageError : a split is empty.
+    """
+    counts = {part: int((split == part).sum()) for part in SPLITS}
     if not all(counts.values()):
         raise UsageError(
             "the challenge needs three splits",
             where=", ".join(f"{part}: {n} scans" for part, n in counts.items()),
             expected="people of train, internal_test and external_test in the store",
         )
+
+
+def _check(name: str, codes_ND: np.ndarray, age: np.ndarray, used: np.ndarray) -> None:
     if codes_ND.shape[1] > MOST_FEATURES:
         raise UsageError(
             f"codes of {codes_ND.shape[1]} numbers", where=name, expected=f"at most {MOST_FEATURES}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import TrainingError
-from hpc_brainage.evaluation.splits import Split
+from hpc_brainage.evaluation.splits import Split, check_splits
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.distributed import join_processes
@@ -118,30 +118,6 @@ def alone(role: str) -> View:
 
 def _as_they_are(people: TrainingData) -> TrainingData:
     return people
-
-
-def check_splits(data: TrainingData, splits: Sequence[Split]) -> None:
-    """Refuse splits in which somebody is trained on and tested, or in which a scan is tested twice.
-
-    Raises
-    ------
-    TrainingError : in one of these cases, and where a part is empty.
-    """
-    person = data.scans["participant_id"].to_numpy()
-    tested = np.zeros(len(person), dtype=int)
-    for split in splits:
-        if not len(split.train) or not len(split.test):
-            raise TrainingError("a split has nobody to train on or nobody to test", where=split.name)
-        both = set(person[split.train]) & set(person[split.test])
-        if both:
-            raise TrainingError(
-                f"{len(both)} people are in the training part and in the test part",
-                where=f"{split.name}: {min(both)}",
-                expected="all scans of a person in one part",
-            )
-        np.add.at(tested, split.test, 1)
-    if tested.max(initial=0) > 1:
-        raise TrainingError(f"{int((tested > 1).sum())} scans are tested by several splits")
 
 
 @dataclass(frozen=True)

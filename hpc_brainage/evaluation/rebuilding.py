@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from hpc_brainage.errors import UsageError
 from hpc_brainage.evaluation.codes import SMALLEST_SITE, CodeTable, encode_scans
-from hpc_brainage.evaluation.held_out import check_folds
 from hpc_brainage.evaluation.probes import ridge_probe
+from hpc_brainage.evaluation.splits import check_folds
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 

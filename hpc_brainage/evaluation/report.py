@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hpc_brainage.evaluation.comparison import Estimate, Evaluation, Measured
+from hpc_brainage.evaluation.comparison import Evaluation, Measured
 from hpc_brainage.evaluation.intervals import DRAWS, Interval
+from hpc_brainage.evaluation.judgement import Estimate
 from hpc_brainage.evaluation.openbhb import ChallengeResult
-from hpc_brainage.evaluation.tables import markdown_table
+from hpc_brainage.evaluation.tables import Table, markdown_table, probability_text
 from hpc_brainage.files import write_json, write_text
 
 NOTE = (
     "Errors of held-out, uncorrected predictions, in years, over scans. In brackets: 95 % percentile"
-    f" intervals of {DRAWS:,} bootstrap draws of whole people, and after the bar of whole sites. R² is"
-    " against the mean age of these very people. A difference is MAE of the model minus MAE of the other on"
+    f" intervals of {DRAWS:,} bootstrap draws of whole people, and after the bar of whole sites; of a mean"
+    " over seeds, of other seeds, too. R² is against the mean age of these very people. A difference is MAE"
+    " of the model minus MAE of the other on"
     " the scans that both predict, below zero where the model is better; p is of Nadeau and Bengio's"
     " corrected t test over the splits, of which each counts the same, and is not corrected for the number"
     " of comparisons."
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts with its title."""
-
-    title: str
-    content: pd.DataFrame
+def summary(found: Evaluation) -> Table:
+    """Everybody's errors beside the difference of the model, or of the ensemble of all its networks, from
+    them: what a screen has room for."""
+    model = found.models[-1]
+    of = {one.other: one for one in found.differences if one.model == model}
+    rows = []
+    for one in found.everyone:
+        row = {
+            "predictor": one.predictor,
+            "scans": str(one.scans),
+            "MAE": _number(one.mae.value),
+            "R²": _number(one.r2.value),
+            f"{'ensemble' if len(found.models) > 1 else model} minus this": "",
+            "p": "",
+        }
+        if (difference := of.get(one.predictor)) is not None:
+            row[list(row)[-2]] = estimate(difference.mae, "+")
+            row["p"] = "-" if difference.test is None else probability_text(difference.test.p)
+        rows.append(row)
+    sites = " | over sites" if any(one.mae.sites for one in found.differences) else ""
+    title = f"errors in years; of differences in MAE [95 % over people{sites}]"
+    return Table(title, pd.DataFrame(rows))
 
 
 def tables(found: Evaluation) -> list[Table]:
@@ -54,9 +72,15 @@ def heading(found: Evaluation) -> str:
     few = f"; {found.not_predicted} scans have too few features to be predicted"
     left = few if found.not_predicted else ""
     return (
-        f"{found.protocol}: {found.scans} scans of {found.people} people and {found.sites} sites,"
+        f"{found.protocol}: {found.scans} scans of {found.people} people, {_sites(found.sites)},"
         f" {found.splits} splits{seeds}{left}"
     )
+
+
+def _sites(sites: int) -> str:
+    if not sites:
+        return "sites unknown"
+    return f"{sites} site{'s' if sites > 1 else ''}"
 
 
 def as_markdown(found: Evaluation, title: str) -> str:
@@ -79,8 +103,12 @@ def estimate(one: Estimate, sign: str = "") -> str:
     """A number and its intervals: "2.41 [2.25, 2.58 | 2.02, 2.83]"."""
     if one.value is None:
         return "-"
-    intervals = [_interval(i, sign) for i in (one.people, one.sites) if i is not None]
-    return f"{one.value:{sign}.2f}" + (f" [{' | '.join(intervals)}]" if intervals else "")
+    intervals = [_interval(i, sign) for i in one.intervals.values()]
+    return _number(one.value, sign) + (f" [{' | '.join(intervals)}]" if intervals else "")
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.2f}"
 
 
 def _interval(one: Interval, sign: str) -> str:
@@ -106,13 +134,9 @@ def _difference(found: Evaluation, other: str) -> dict[str, str]:
         row["scans"] = str(one.scans)
         row[one.model] = estimate(one.mae, "+")
         row["p" if len(found.models) == 1 else f"p, {one.model}"] = (
-            "-" if one.test is None else _probability(one.test.p)
+            "-" if one.test is None else probability_text(one.test.p)
         )
     return row
-
-
-def _probability(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _shown_in_groups(found: Evaluation) -> list[str]:

@@ -1,16 +1,19 @@
 """Who is trained on and who is tested.
 
 A split is over people: all scans of a person are on one side. Scans that no split tests are there to be
-trained on, in every split that does not hold the person out.
+trained on, in every split that does not hold the person out. What a finished run has held out is told by
+the fold of each scan, whose number is that of the only member by which the scan may be judged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_brainage.errors import TrainingError
+from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.folds import assign_folds
 
@@ -30,6 +33,13 @@ def by_label(labels: np.ndarray, word: str = "fold") -> list[Split]:
         Split(f"{word} {label}", np.flatnonzero(labels != label), np.flatnonzero(labels == label))
         for label in np.unique(labels)
     ]
+
+
+def tested_by(splits: Sequence[Split], scans: int) -> np.ndarray:
+    """Who is tested by any of the splits, bool (scans,)."""
+    tested = np.zeros(scans, dtype=bool)
+    tested[np.concatenate([split.test for split in splits])] = True
+    return tested
 
 
 def people_folds(data: TrainingData, folds: int, seed: int = 0) -> list[Split]:
@@ -74,15 +84,11 @@ def plain_folds(
     ]
 
 
-def leave_one_site_out(data: TrainingData, tested: np.ndarray | None = None) -> list[Split]:
+def leave_one_site_out(data: TrainingData) -> list[Split]:
     """A split for each site: its scans are tested, and nobody of that site is trained on.
 
     A person who was scanned at several sites is tested at each and trained on for neither. Scans of an
     unknown site are trained on always and tested never.
-
-    Parameters
-    ----------
-    tested : bool (scans,), whom to test; the others of a site are left out with it. Default: all.
 
     Raises
     ------
@@ -100,8 +106,66 @@ def leave_one_site_out(data: TrainingData, tested: np.ndarray | None = None) -> 
     splits = []
     for left_out in sites:
         there = site == left_out
-        test = there if tested is None else there & tested
         away = np.isin(person, person[there])
-        if test.any():
-            splits.append(Split(f"site {left_out}", np.flatnonzero(~away), np.flatnonzero(test)))
+        splits.append(Split(f"site {left_out}", np.flatnonzero(~away), np.flatnonzero(there)))
     return splits
+
+
+def check_splits(data: TrainingData, splits: Sequence[Split]) -> None:
+    """Refuse splits in which somebody is trained on and tested, or in which a scan is tested twice.
+
+    Raises
+    ------
+    TrainingError : in one of these cases, and where a part is empty.
+    """
+    person = data.scans["participant_id"].to_numpy()
+    tested = np.zeros(len(person), dtype=int)
+    for split in splits:
+        if not len(split.train) or not len(split.test):
+            raise TrainingError("a split has nobody to train on or nobody to test", where=split.name)
+        both = set(person[split.train]) & set(person[split.test])
+        if both:
+            raise TrainingError(
+                f"{len(both)} people are in the training part and in the test part",
+                where=f"{split.name}: {min(both)}",
+                expected="all scans of a person in one part",
+            )
+        np.add.at(tested, split.test, 1)
+    if tested.max(initial=0) > 1:
+        raise TrainingError(f"{int((tested > 1).sum())} scans are tested by several splits")
+
+
+def check_folds(members: Sequence[Member], data: TrainingData, fold: np.ndarray) -> None:
+    """Refuse folds by which a person could be judged by a member that was trained on them.
+
+    Parameters
+    ----------
+    members : member k was trained on all scans of `data` whose fold is not k, and on no others.
+    fold : the fold of each scan, shape (scans,); -1 for scans that all members were trained on and that
+        nobody may be judged by.
+
+    Raises
+    ------
+    UsageError : the folds are not one for each scan, name a member that is not there, or split a person.
+    """
+    if fold.shape != (len(data.scans),):
+        raise UsageError(
+            f"{fold.size} folds for {len(data.scans)} scans", expected="the fold of each scan of the data"
+        )
+    if len(fold) and not (fold.min() >= -1 and fold.max() < len(members)):
+        raise UsageError(
+            f"folds {fold.min()} to {fold.max()} for {len(members)} members",
+            expected="folds that count the members from 0, and -1 for nobody",
+        )
+    roles = sorted({role for member in members for role in member.roles} - set(data.inputs))
+    if roles:
+        raise UsageError(f"the members take {', '.join(roles)}, and the data has none of it")
+    person = data.scans["participant_id"].to_numpy()
+    first = dict(zip(person, fold, strict=True))
+    split = sorted({str(who) for who, index in zip(person, fold, strict=True) if first[who] != index})
+    if split:
+        raise UsageError(
+            f"scans of {len(split)} people lie in several folds",
+            where=split[0],
+            expected="all scans of a person in one fold",
+        )

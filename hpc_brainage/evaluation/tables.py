@@ -1,8 +1,20 @@
-"""A data frame as a Markdown table."""
+"""Tables and numbers as text."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pandas as pd
+
+from hpc_brainage.evaluation.intervals import Interval
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts with its title."""
+
+    title: str
+    content: pd.DataFrame
 
 
 def markdown_table(table: pd.DataFrame, decimals: int = 3) -> str:
@@ -10,6 +22,18 @@ def markdown_table(table: pd.DataFrame, decimals: int = 3) -> str:
     lines = [list(map(str, table.columns)), ["---"] * len(table.columns)]
     lines += [[_cell(value, decimals) for value in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval_text(one: Interval | None) -> str:
+    """An interval of a difference, "+0.04 to +0.26"; nothing where there is none."""
+    return "" if one is None else f"{one.low:+.2f} to {one.high:+.2f}"
+
+
+def probability_text(p: float | None) -> str:
+    """A p value to three decimals; nothing where there is none."""
+    if p is None:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _cell(value: object, decimals: int) -> str:

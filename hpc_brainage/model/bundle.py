@@ -86,6 +86,8 @@ class Evidence(_Record):
     folds: int
     not_predicted: int = 0
     """Scans with too few features of every modality; they are in none of the comparisons."""
+    ridge_predictor: str = "ridge, same inputs"
+    """Which ridge stands in the comparisons: of those that predict everyone, that with the smallest MAE."""
     everyone: Comparison
     by_available: dict[str, Comparison] = Field(default_factory=dict)
     """By which modalities a person has ("smri+fmri", "smri", ...), where people differ in that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import Comparison, ModelInfo, Performance
+    from hpc_brainage.model.bundle import Comparison, Evidence, ModelInfo, Performance
 
 
 def model_card(info: ModelInfo) -> str:
@@ -41,8 +41,12 @@ def model_card(info: ModelInfo) -> str:
             "",
             "| people | predictor | scans | MAE | RMSE | R² | r |",
             "|---|---|---|---|---|---|---|",
-            *_rows("everyone", evidence.everyone),
-            *(row for name, part in evidence.by_available.items() for row in _rows(f"with {name}", part)),
+            *_rows("everyone", evidence, evidence.everyone),
+            *(
+                row
+                for name, part in evidence.by_available.items()
+                for row in _rows(f"with {name}{'' if '+' in name else ' only'}", evidence, part)
+            ),
         ]
     lines += ["", "## Age bias", ""]
     if not info.bias:
@@ -73,10 +77,10 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _rows(people: str, comparison: Comparison) -> list[str]:
+def _rows(people: str, evidence: Evidence, comparison: Comparison) -> list[str]:
     return [
         _row(f"{people} | this model", comparison.model),
-        _row(f"{people} | ridge on the same inputs", comparison.ridge),
+        _row(f"{people} | {evidence.ridge_predictor}", comparison.ridge),
         _row(f"{people} | predicting the mean age", comparison.mean_predictor),
         _row(f"{people} | predicting the median age", comparison.median_predictor),
     ]

@@ -68,13 +68,15 @@ def _match_features(store: Store, role: str, features: tuple[str, ...], info: Mo
     columns = np.array([table.column(name) for name in features], dtype=np.int64)
     missing = tuple(name for name, column in zip(features, columns, strict=True) if column < 0)
     if table.modalities and len(missing) > (1 - LEAST_SHARED) * len(features):
+        others = {m.role for m in store.modalities.values()} & {*info.features, *info.volumes} - {role}
+        without = f", or make a store without {role}" if others else ""
         raise ModelError(
             f"the store has {len(features) - len(missing)} of the {len(features)} {role} features that"
             " the model takes",
             where=store.path,
             expected=f"at least {LEAST_SHARED:.0%} of them, by name: {_some(features)}",
             hint=f"the store has {_some(table.names)}; convert the cohort with the atlas and software that"
-            f" the model was trained on, or make a store without {role}",
+            f" the model was trained on{without}",
         )
     for name, column, unit in zip(features, columns, info.units[role], strict=True):
         theirs = table.units[column] if column >= 0 else ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_brainage.model.bundle import BiasLine
+from hpc_brainage.model.bundle import BiasLine, ModelInfo
 
 METHOD = "beheshti"
 EVERYONE = "everyone"
@@ -49,6 +49,15 @@ def fit_bias_lines(*, age: np.ndarray, predicted: np.ndarray, available: np.ndar
         rows = available == group
         lines[str(group)] = fit_bias_line(age=age[rows], predicted=predicted[rows])
     return {group: line for group, line in lines.items() if line is not None}
+
+
+def mean_held_out_gap(info: ModelInfo) -> float | None:
+    """The mean raw gap of the training people, each held out, years: what a cohort's is compared with.
+
+    A least-squares line passes through the means of what it was fitted on. None where there is no line.
+    """
+    line = info.bias.get(EVERYONE)
+    return None if line is None else line.intercept + (line.slope - 1.0) * info.training.age_mean
 
 
 def correct_gap(gap: np.ndarray, age: np.ndarray, line: BiasLine) -> np.ndarray:

@@ -8,12 +8,15 @@ with the parts that are not there yet.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from hpc_brainage.model.bundle import ModelInfo, bundle_sha256, load_bundle, rea
 from hpc_brainage.provenance import package_version, software
 from hpc_brainage.scans import IDENTITY, scan_names, select_scans
 from hpc_brainage.scoring.alignment import match_roles
+from hpc_brainage.scoring.bias import mean_held_out_gap
 from hpc_brainage.scoring.predictor import Predictor
 from hpc_brainage.scoring.table import summary, write_table
 from hpc_brainage.store.reader import Store
@@ -99,7 +103,7 @@ def _score(
         "where": where,
         "notes": list(notes),
         "software": software("torch", "dask", "zarr"),
-        "summary": summary(table),
+        "summary": summary(table) | {"training_mean_gap": mean_held_out_gap(info)},
     }
     paths = write_table(table, out, about)
     parts.remove()
@@ -181,20 +185,19 @@ def _run(
     places = torch.cuda.device_count() or cores  # a GPU belongs to one worker
     count = max(1, min(workers or places, places if torch.cuda.is_available() else cores, len(open_tasks)))
     scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
-    quiet = {"logging.distributed": "error", "distributed.worker.multiprocessing-method": "spawn"}
+    quiet = {"logging.distributed": "critical", "distributed.worker.multiprocessing-method": "spawn"}
     try:
-        with (
-            dask.config.set(quiet),
-            LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # a free port, for this machine only
-                scheduler_kwargs={"dashboard": False},
-                local_directory=str(scratch),
-                silence_logs=40,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with dask.config.set(quiet), ExitStack() as held:
+            with _not_interrupted():
+                cluster = LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",  # a free port, for this machine only
+                    scheduler_kwargs={"dashboard": False},
+                    local_directory=str(scratch),
+                    silence_logs=logging.CRITICAL,  # what fails in a task is said by its future
+                )
+                client = held.enter_context(Client(held.enter_context(cluster)))
             futures = {
                 client.submit(
                     _score_part,
@@ -225,6 +228,27 @@ def _run(
             where=failed[0],
             hint="run the same command again: the parts that are done are kept",
         )
+
+
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Hold a Ctrl-C back until the end; processes that are started meanwhile never get one.
+
+    It would end the workers and this process at once, and none of them would be there to tidy up.
+    """
+    warnings = os.environ.get("PYTHONWARNINGS")
+    # Of a worker that must be killed in the middle of a task, the tracker tidies up: no word is needed.
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (warnings, "ignore:resource_tracker")))
+    resource_tracker.ensure_running()  # now, since it unblocks a Ctrl-C when it is started
+    if warnings is None:
+        del os.environ["PYTHONWARNINGS"]
+    else:
+        os.environ["PYTHONWARNINGS"] = warnings
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _score_part(store: str, model: str, rows: np.ndarray, path: str, threads: int) -> int:

@@ -69,8 +69,8 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """Counts and the gap's mean and SD, for the sidecar and the screen."""
-    gap = table["bag"].dropna()
+    """Counts and the gap's mean and SD, raw and corrected, for the sidecar and the screen."""
+    gap, corrected = table["bag"].dropna(), table["bag_corrected"].dropna()
     return {
         "scans": len(table),
         "status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
@@ -80,6 +80,8 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         "mean_absolute_gap": float(gap.abs().mean()) if len(gap) else None,
         "mean_gap": float(gap.mean()) if len(gap) else None,
         "sd_gap": float(gap.std()) if len(gap) > 1 else None,
+        "mean_corrected_gap": float(corrected.mean()) if len(corrected) else None,
+        "sd_corrected_gap": float(corrected.std()) if len(corrected) > 1 else None,
     }
 
 

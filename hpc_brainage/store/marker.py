@@ -17,6 +17,7 @@ from hpc_brainage.store.schema import ATTRIBUTE, FORMAT, FORMAT_VERSION
 BUILD = "_build"
 PLAN = "plan.json"
 MARKER = "zarr.json"
+_OF_MODELS = ("request.json", "model.json")  # what a run's folder and a model's hold
 COMPLETE = "complete"
 _PLAN_KEY = re.compile(rf"({BUILD}/[0-9a-f]{{16}})/{re.escape(PLAN)}")
 _FIRST_MOMENT = re.compile(rf"({BUILD}/[0-9a-f]{{16}})/[^/]*\.tmp")
@@ -176,6 +177,13 @@ def _no_marker(place: Place) -> StoreError:
         )
     if state is FolderState.UNFINISHED:
         return unfinished(path)
+    if isinstance(path, Path) and any((path / name).is_file() for name in _OF_MODELS):
+        return StoreError(
+            "this is a run or a model, and not a store",
+            where=path,
+            expected="a folder that `brainage convert` made",
+            hint=f"a model scores a store so: brainage score STORE --model {path}",
+        )
     return StoreError("this folder is not a Zarr store", where=path, expected="a zarr.json in it")
 
 

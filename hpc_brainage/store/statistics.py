@@ -74,12 +74,6 @@ class Statistics:
             np.asarray(count), mean, m2, np.fmin(self.min, other.min), np.fmax(self.max, other.max)
         )
 
-    @property
-    def standard_deviation(self) -> np.ndarray:
-        """Of the values themselves (divided by the count); NaN where nothing was counted."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(self.m2 / self.count)
-
     def to_record(self) -> dict[str, Any]:
         """JSON-able and exact: the little-endian bytes in Base64, since numbers as text take seconds."""
         return {"shape": list(self.count.shape)} | {

@@ -219,7 +219,7 @@ def test_a_row_that_stands_there_twice_is_one_scan(brainage: Brainage, tmp_path:
             (
                 "sex is coded in a way that is not explained: '7' (1), '9' (1)",
                 "column sex",
-                "--sex-codes 1=M,2=F",
+                "--sex-codes 7=?,9=? with F, M or U",
             ),
         ),
         (

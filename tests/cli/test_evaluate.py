@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,29 @@ def test_a_finished_run_is_measured_beside_simple_predictors(trained: Trained, t
     folder, _ = trained
     answer = type_command(folder, "evaluate", "runs/openbhb", "--out", tmp_path)
     assert answer.code == 0, answer.text
-    for word in ("SA-AVAE from smri alone", "predicting the mean age", "late fusion", "MAE by sex"):
+    for word in ("SA-AVAE from smri alone", "predicting the mean age", "late fusion"):
         assert word in answer.text
     record = json.loads((tmp_path / "evaluation.json").read_text())
-    reached = json.loads((folder / "runs/openbhb/model/model.json").read_text())["evidence"]["everyone"]
+    evidence = json.loads((folder / "runs/openbhb/model/model.json").read_text())["evidence"]
+    reached = evidence["everyone"]
     errors = {one["predictor"]: one["mae"]["value"] for one in record["everyone"]}
     assert errors["SA-AVAE"] == pytest.approx(reached["model"]["mae"], abs=1e-6)
-    assert errors["ridge, smri beside fmri"] == pytest.approx(reached["ridge"]["mae"], abs=1e-6)
+    assert errors[evidence["ridge_predictor"]] == pytest.approx(reached["ridge"]["mae"], abs=1e-6)
     assert errors["predicting the mean age"] == pytest.approx(reached["mean_predictor"]["mae"], abs=1e-6)
+    assert reached["ridge"]["mae"] <= errors["ridge, smri beside fmri"] + 1e-6
+    assert reached["mean_predictor"]["r"] is None
     text = (tmp_path / "evaluation.md").read_text()
     assert record["verdicts"][0] in text
+    assert "MAE by sex" in text
+    assert answer.text.index("no better than") < answer.text.index("SA-AVAE from smri alone")
+
+
+def test_the_newest_run_is_recorded_by_its_own_name(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs", symlinks=True)
+    answer = type_command(tmp_path, "evaluate")
+    assert answer.code == 0, answer.text
+    record = json.loads((tmp_path / "runs/latest/evaluation.json").read_text())
+    assert record["about"]["run"] == "openbhb"
 
 
 def test_three_epochs_are_called_no_better_than_something_simple(trained: Trained, tmp_path: Path) -> None:
@@ -54,7 +68,7 @@ def test_a_recipe_is_cross_validated_with_several_seeds(
     planted_store(tmp_path, 60, name="people")
     answer = brainage("evaluate", recipe, "people.zarr", "--protocol", "sites", "--seeds", 2)
     assert answer.code == 0, answer.text
-    assert "leaving one site out: 60 scans of 60 people and 3 sites, 3 splits, 2 seeds" in answer.text
+    assert "leaving one site out: 60 scans of 60 people, 3 sites, 3 splits, 2 seeds" in answer.text
     record = json.loads((tmp_path / "evaluations/people_tiny_sites/evaluation.json").read_text())
     assert record["models"] == ["SA-AVAE, one network (mean of 2)", "SA-AVAE, ensemble of 2"]
     assert record["about"]["seeds"] == [0, 1]
@@ -72,11 +86,11 @@ def test_a_recipe_on_plain_folds_tests_people_with_all_modalities(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "not a finished run"),
+        (["nowhere"], "there is no run here"),
         (["tiny.toml"], "a recipe needs a store"),
         (["tiny.toml", "x.zarr", "--protocol", "openbhb"], "for a trained model"),
         (["runs/x", "--seeds", 3], "a finished run is evaluated as it is"),
-        (["runs/x", "y.zarr"], "a finished run is evaluated as it is"),
+        (["runs/x", "--where", "age > 20"], "a finished run is evaluated as it is"),
         (["runs/x", "--published", "runs.csv"], "under OpenBHB's protocol only"),
     ],
 )
@@ -112,6 +126,17 @@ def test_openbhb_s_protocol_asks_for_a_run_of_the_training_split(
     assert [row["score"] for row in rows] == sorted(row["score"] for row in rows)
 
 
+def test_openbhb_s_protocol_on_a_store_without_its_splits_says_so_at_once(
+    trained: Trained, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    answer = type_command(
+        trained[0], "evaluate", "runs/openbhb", "--protocol", "openbhb", "--out", tmp_path
+    )
+    assert answer.code == 2
+    assert "the challenge needs three splits" in answer.err
+    assert not [warning for warning in recwarn if "mean of empty" in str(warning.message).lower()]
+
+
 def test_parts_of_the_model_are_taken_away_in_turn(
     brainage: Brainage, recipe: Path, tmp_path: Path
 ) -> None:
@@ -119,7 +144,7 @@ def test_parts_of_the_model_are_taken_away_in_turn(
     command = ("ablate", recipe, "people.zarr", "--seeds", 2, "--row", "no distance ratio")
     answer = brainage(*command)
     assert answer.code == 0, answer.text
-    for word in ("predicted from all they have", "full model", "no distance ratio", "show no difference"):
+    for word in ("predicted from all they have", "full model", "no distance ratio", "are told apart"):
         assert word in answer.text
     folder = tmp_path / "ablations/people_tiny_folds"
     assert {path.name for path in folder.iterdir()} == {

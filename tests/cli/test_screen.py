@@ -21,6 +21,22 @@ def test_a_log_has_a_line_now_and_then_with_rate_and_time_left(
     assert lines == ["converting: 220 of 1000, 4/s, 0:03:15 left"]
 
 
+def test_notes_that_say_the_same_of_several_sources_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.account_notes(
+        [
+            "a.tsv: 2 columns renamed: x -> y, z -> w",
+            "people.tsv: sex is unknown for 1 of 2 rows",
+            "b.tsv: 3 columns renamed: u -> v, ... (3)",
+            "b.tsv: 1 columns are the same for everyone: CSF",
+        ]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "  · 2 sources (a.tsv, ...): 5 columns renamed: x -> y, z -> w, ...",
+        "  · people.tsv: sex is unknown for 1 of 2 rows",
+        "  · b.tsv: 1 columns are the same for everyone: CSF",
+    ]
+
+
 def test_short_work_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     with screen.progress("converting") as show:
         for done in range(11):

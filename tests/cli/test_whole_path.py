@@ -26,7 +26,7 @@ def test_training_takes_openbhb_zarr_and_shows_what_it_reached_beside_simple_pre
     folder, answer = trained
     assert answer.code == 0, answer.text
     assert "training on 60 scans of 60 people (58 with smri, 50 with fmri) -> runs/openbhb" in answer.text
-    for predictor in ("this model", "ridge, same inputs", "predicting the mean age"):
+    for predictor in ("this model", "ridge", "predicting the mean age"):
         assert predictor in answer.text
     assert (folder / "runs" / "latest").resolve() == (folder / "runs" / "openbhb").resolve()
     assert json.loads((folder / "runs/openbhb/status.json").read_text())["state"] == "finished"
@@ -68,6 +68,14 @@ def test_scoring_takes_the_latest_model_and_writes_three_files(trained: Trained)
     assert set(table["status"]) == {"scored"}
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["summary"]["held_out"] == 60
+    found = about["summary"]
+    assert found["training_mean_gap"] == pytest.approx(found["mean_gap"], abs=1e-3)
+    corrected = pd.read_parquet(out.with_suffix(".parquet"))["bag_corrected"]
+    assert found["mean_corrected_gap"] == pytest.approx(corrected.mean())
+    assert f"of the training people, held out: mean {found['training_mean_gap']:+.2f} y" in answer.text
+    assert f"corrected gap: mean {found['mean_corrected_gap']:+.2f} y" in answer.text
+    barely = found["flags"].get("model_barely_follows_age", 0)
+    assert ("WARNING: for" in answer.text) == bool(barely)
     held_out = pd.read_csv(
         folder / "runs/openbhb/held_out.tsv", sep="\t", dtype={"participant_id": str}
     ).set_index("participant_id")["brain_age"]

@@ -58,6 +58,42 @@ def test_both_hemispheres_on_their_side_are_joined_to_people(tmp_path: Path) -> 
     assert row[modality.features.index("rh_cuneus_thickness")] == np.float32(1.6)
 
 
+def cortical_tables(folder: Path, *atlases: str) -> Path:
+    """Tables of both hemispheres by `aparcstats2table`, whose mean thickness is another in each atlas."""
+    folder.mkdir()
+    for at, atlas in enumerate(atlases):
+        for side in ("lh", "rh"):
+            (folder / f"{at}_{side}.txt").write_text(
+                f"{side}.{atlas}.thickness\t{side}_{atlas[-3:]}_thickness\t"
+                f"{side}_MeanThickness_thickness\teTIV\n"
+                + "".join(f"sub-0{n}\t2.{n}\t2.{len(atlas)}{n}\t1500000\n" for n in (1, 2))
+            )
+    (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-02\t30\n")
+    return folder
+
+
+def test_tables_of_two_atlases_have_names_that_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
+    found = {}
+    for name, atlases in {"one": ("aparc", "aparc.a2009s"), "other": ("aparc.a2009s", "aparc")}.items():
+        folder = cortical_tables(tmp_path / name, *atlases)
+        cohort = check_cohort(lambda folder=folder: open_cohort(folder))  # type: ignore[misc]
+        ((_, source),) = cohort.sources.items()
+        found[name] = dict(zip(source.modality.features, source.load(0).tolist(), strict=True))
+        assert set(source.modality.units) == {"mm", "mm3"}
+        told = [note for note in cohort.account.notes if "named by its atlas" in note]
+        assert len(told) == 1
+        assert "aparc and aparc.a2009s" in told[0]
+    assert found["one"] == found["other"]
+    assert found["one"]["lh_aparc_MeanThickness_thickness"] == pytest.approx(2.51)
+    assert found["one"]["lh_aparc.a2009s_MeanThickness_thickness"] == pytest.approx(2.121)
+    assert "lh_MeanThickness_thickness" not in found["one"]
+
+
+def test_tables_of_one_atlas_keep_the_usual_names(tmp_path: Path) -> None:
+    ((_, source),) = open_cohort(cortical_tables(tmp_path / "one", "aparc")).sources.items()
+    assert "lh_MeanThickness_thickness" in source.modality.features
+
+
 def test_sessions_in_the_names_of_subjects_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "aseg.txt"
     path.write_text(UPRIGHT.replace("sub-01", "sub-01_ses-1").replace("sub-02", "sub-01_ses-2"))

@@ -181,9 +181,10 @@ def test_sex_codes_must_be_explained_all_of_them() -> None:
     ids = ["a", "b", "c"]
     with pytest.raises(CohortError, match=r"'2' \(2\), '1' \(1\)") as error:
         people(participant_id=ids, sex=[1, 2, 2])
-    assert "--sex-codes 1=M,2=F" in str(error.value)
-    with pytest.raises(CohortError, match=r"'2' \(2\)"):
+    assert "--sex-codes 1=?,2=? with F, M or U (unknown) for each ?" in str(error.value)
+    with pytest.raises(CohortError, match=r"'2' \(2\)") as error:
         people(ColumnMap(sex_codes={"1": "M"}), participant_id=ids, sex=[1, 2, 2])
+    assert "--sex-codes 1=M,2=? with" in str(error.value)
     with pytest.raises(UsageError, match="no sex"):
         people(ColumnMap(sex_codes={"1": "M", "2": "banana"}), participant_id=ids, sex=[1, 2, 2])
     found = people(

@@ -102,6 +102,8 @@ def test_the_hemispheres_of_aomic_stand_side_by_side(real_data: Path) -> None:
     modality = cohort.sources["smri/fs"].modality
     assert len(cohort) == 226
     assert modality.features.count("eTIV") == 1
+    atlases = {f"lh_{atlas}_WhiteSurfArea_area" for atlas in ("aparc", "aparc.a2009s")}
+    assert {name for name in modality.features if name.startswith("lh_") and "WhiteSurf" in name} == atlases
     assert {"lh_bankssts_thickness", "rh_bankssts_thickness", "Left-Caudate", "Left-Caudate_mean"} <= set(
         modality.features
     )

@@ -46,11 +46,24 @@ def test_a_folder_of_images_is_a_cohort_of_volumes(images: Path) -> None:
     assert list(reasons) == ["sub-6", "sub-7"]
     assert "5 x 6 x 8, not 5 x 6 x 7" in reasons["sub-6"]
     assert "4 mm from where they should be" in reasons["sub-7"]
-    assert cohort.account.notes == (
+    assert cohort.account.notes[-1].startswith("images: nothing here says ages or sexes")
+    assert cohort.account.notes[:-1] == (
         "images: 4 of 6 images are turned to RAS order: 2 from LAS, 2 from PIR",
         "images: 2 of 8 images lie on other grids; if all are registered to one space, --resample TEMPLATE "
         "brings them onto one grid",
     )
+
+
+def test_images_that_only_a_kind_tells_apart_may_be_of_one_person(tmp_path: Path) -> None:
+    for kind in ("gm", "t1", "wm"):
+        write_image(tmp_path / "images" / f"someone_{kind}_converted.nii.gz")
+    write_image(tmp_path / "images" / "another_t1_converted.nii.gz")
+    (note,) = [note for note in open_cohort(tmp_path / "images").account.notes if "kind of image" in note]
+    assert note.startswith("images: 3 images are told apart by a kind of image only: someone_gm")
+    people = tmp_path / "people" / "x"
+    for person in ("anna", "t10", "otto"):
+        write_image(people / f"{person}_t1.nii.gz")
+    assert "kind of image" not in " ".join(open_cohort(people).account.notes)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,27 @@ def test_the_command_reads_the_source_as_it_was_read_then(study: tuple[Path, Typ
     assert "the same --add as of `brainage convert`" in forgotten.text
 
 
+def test_a_folder_of_people_and_tables_brings_what_was_joined(study: tuple[Path, Typed]) -> None:
+    folder, brainage = study
+    people = pd.read_csv(folder / "people.csv")
+    (folder / "cohort").mkdir()
+    people[["code", "dx"]].to_csv(folder / "cohort" / "participants.csv", index=False)
+    regions = people[["code", *(name for name in people if name.startswith("lh_"))]]
+    regions.to_csv(folder / "cohort" / "smri_regions.csv", index=False)
+    made = brainage("convert", "cohort", "c.zarr", "--id", "code")
+    assert made.code == 0, made.text
+    answer = brainage("verify", "c.zarr", "--against", "cohort")
+    assert answer.code == 0, answer.text
+    assert "every scan is as it is in cohort" in answer.text
+
+    more = brainage("convert", "cohort", "more.zarr", "--id", "code", "--add", "fmri/fc=fc.csv")
+    assert more.code == 0, more.text
+    forgotten = brainage("verify", "more.zarr", "--against", "cohort")
+    assert forgotten.code == 2
+    assert "the same --add as of `brainage convert`" in forgotten.text
+    assert brainage("verify", "more.zarr", "--against", "cohort", "--add", "fmri/fc=fc.csv").code == 0
+
+
 def test_the_command_takes_a_recipe(study: tuple[Path, Typed]) -> None:
     folder, brainage = study
     (folder / "cohort.toml").write_text(

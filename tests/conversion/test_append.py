@@ -117,6 +117,41 @@ def test_adding_the_same_scans_twice_leaves_nothing_to_do(tmp_path: Path) -> Non
     assert hashes(tmp_path) == before
 
 
+@pytest.mark.parametrize("what", ["modality", "features", "column"])
+def test_what_the_store_has_no_room_for_is_refused_even_of_scans_that_it_has(
+    tmp_path: Path, what: str
+) -> None:
+    scans, table = people(SCANS), features(7)
+    first = cohort_of(scans, {table: measurements(table, SCANS)})
+    path = convert(first, tmp_path / "store.zarr").store_path
+    before = hashes(tmp_path)
+    other = {
+        "modality": cohort_of(
+            scans,
+            {m: measurements(m, SCANS) for m in (table, features(3, "connectomes", "fmri"))},
+        ),
+        "features": cohort_of(scans, {features(8): measurements(features(8), SCANS)}),
+        "column": cohort_of(scans.assign(FIQ="high"), {table: measurements(table, SCANS)}),
+    }[what]
+    said = {"modality": "no fmri/connectomes", "features": "1 others", "column": "column 'FIQ'"}[what]
+    with pytest.raises(StoreError, match=said):
+        append(other, path)
+    assert hashes(tmp_path) == before
+
+
+def test_what_scans_of_the_store_have_meanwhile_is_not_taken_and_that_is_said(tmp_path: Path) -> None:
+    scans, table, image = people(SCANS), features(7), volume()
+    values = {m: measurements(m, SCANS) for m in (table, image)}
+    some = np.arange(SCANS) < 9
+    path = convert(cohort_of(scans, values, {"smri/vbm": some}), tmp_path / "store.zarr").store_path
+    report = append(cohort_of(scans.assign(motion=0.2), values), path)
+    assert report.nothing_to_do
+    notes = " ".join(report.account.notes)
+    assert f"{SCANS - 9} scans of the store have smri/vbm here and not there" in notes
+    assert "no column 'motion'" in notes
+    assert Store.open(path).present("smri/vbm").sum() == 9
+
+
 def test_features_meet_by_name_in_whatever_order(tmp_path: Path) -> None:
     table, scans, values = features(7), people(10), measurements(features(7), 10)
     order = np.array([3, 0, 6, 1, 5, 2, 4])
@@ -378,6 +413,7 @@ def test_the_command_says_what_was_added_and_what_was_skipped(tmp_path: Path) ->
     again = type_command(tmp_path, "convert", "new/t1w", "store.zarr", "--append")
     assert again.code == 0
     assert "nothing was left to do" in again.text
+    assert "store.zarr (smri/t1w)" in again.text
     other = type_command(tmp_path, "convert", "new/t1w", "store.zarr")
     assert other.code == 3
     assert "--append adds scans to it" in other.text

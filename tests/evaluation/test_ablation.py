@@ -25,7 +25,7 @@ from hpc_brainage.evaluation.ablation import (
     verdicts,
     write_ablation,
 )
-from hpc_brainage.evaluation.intervals import corrected_t_test
+from hpc_brainage.evaluation.intervals import Interval, corrected_t_test
 from hpc_brainage.evaluation.splits import people_folds
 from hpc_brainage.training.data import TrainingData
 
@@ -176,17 +176,48 @@ def test_effects_are_those_of_the_same_people(data: TrainingData) -> None:
     assert cross.p == pytest.approx(2 * test.p)
     assert (ratio.difference, ratio.p) == (0.0, 1.0)
     said = verdicts([full, cross, ratio])
-    assert said[0].startswith(f"no cross-reconstruction ({WHOLE}): +1.0")
-    assert said[0].endswith("sure")
-    assert said[1] == "1 of 2 comparisons show no difference from the full model"
+    row = f"no cross-reconstruction ({WHOLE}): worse by its interval over people than the full model"
+    assert said[0].startswith(f"{row} (difference +1.0")
+    assert said[0].endswith("also tells them apart, p <0.001 after Holm)")
+    assert said[1:] == [
+        "1 of 2 comparisons are told apart from the full model",
+        "had no row made any difference, up to 0.1 of 2 would be told apart all the same",
+    ]
     said = verdicts([full, replace(cross, p=0.3), ratio])
-    assert "95 % over people +1.0" in said[0]
-    assert said[0].endswith("a hint, which the test over the splits does not confirm")
+    assert said[0].startswith(row)
+    assert said[0].endswith(
+        "the corrected test over 3 splits does not tell them apart, p 0.300 after Holm)"
+    )
+
+
+def test_a_row_is_told_apart_by_all_its_intervals_or_not_at_all() -> None:
+    zero, above = Interval(-0.1, 0.3), Interval(0.1, 0.3)
+    effect = Effect("no linear path", "", WHOLE, 10, 2.5, 0.1, 2.4, 0.2, above, zero, 5, 0.01)
+    said = verdicts([effect])
+    assert said[0].startswith(f"no linear path ({WHOLE}): not told apart from the full model")
+    assert "the corrected test over 5 splits tells them apart, p 0.010 after Holm" in said[0]
+    assert said[1].startswith("0 of 1 comparisons")
+    assert verdicts([replace(effect, sites=above)])[1].startswith("1 of 1 comparisons")
+    assert not any(WHOLE in line for line in verdicts([replace(effect, p=0.5)]))
+
+
+def test_a_kept_row_of_other_code_is_made_anew(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, config = people_folds(data, 2), quick("training.epochs=1")
+
+    def run() -> int:
+        run_ablation(data, config, splits, (0, 1), rows_named(FULL), tmp_path, lambda *_: None)
+        return len(list((tmp_path / "rows").iterdir()))
+
+    assert (run(), run()) == (1, 1)
+    monkeypatch.setattr(ablation, "code_sha256", lambda *rooms: "an edited loss")
+    assert run() == 2
 
 
 def test_p_values_are_corrected_after_holm() -> None:
     raw = (0.01, None, 0.04, 0.03, 0.5)
-    some = [Effect(str(p), "", WHOLE, 1, 1.0, None, 1.0, 0.0, None, p) for p in raw]
+    some = [Effect(str(p), "", WHOLE, 1, 1.0, None, 1.0, 0.0, p=p) for p in raw]
     assert [effect.p for effect in ablation._holm(some)] == pytest.approx([0.04, None, 0.09, 0.09, 0.5])
 
 
@@ -195,7 +226,7 @@ def test_the_report_says_what_was_found(data: TrainingData, tmp_path: Path) -> N
     other = replace(effect, row="no distance ratio", difference=-0.01, p=0.7, sd=None)
     path = write_ablation(tmp_path, [effect, other], {"seeds": [0]}, "Ablation")
     text = path.read_text()
-    assert "| full model |  | 10 | 2.500 ± 0.100 | 2.400 |  |  |  |" in text
-    assert "1 of 1 comparisons show no difference" in text
+    assert "| full model |  | 10 | 2.500 ± 0.100 | 2.400 |  |  |  |  |" in text
+    assert "0 of 1 comparisons are told apart" in text
     assert (tmp_path / "ablation.json").is_file()
     assert table_of([effect, other], "another view").empty

@@ -12,8 +12,9 @@ import pytest
 from hpc_brainage.errors import UsageError
 from hpc_brainage.evaluation.comparison import Evaluation, evaluate_predictions
 from hpc_brainage.evaluation.groups import groups_of
+from hpc_brainage.evaluation.intervals import corrected_t_test
 from hpc_brainage.evaluation.metrics import performance
-from hpc_brainage.evaluation.report import as_markdown, heading, tables, write_report
+from hpc_brainage.evaluation.report import as_markdown, heading, summary, tables, write_report
 from hpc_brainage.evaluation.splits import by_label
 
 N = 240
@@ -43,7 +44,11 @@ def compare(model: np.ndarray, **others: np.ndarray) -> Evaluation:
 
 def test_a_model_that_is_better_than_all_is_called_so() -> None:
     found = compare(AGE + NOISE, ridge=AGE + 4 * OTHER_NOISE)
-    assert found.verdicts[0].startswith("net: better than the strongest simple predictor, 'ridge'")
+    assert found.verdicts[0].startswith(
+        "net: better by its intervals over people and over sites than the strongest simple predictor,"
+        " 'ridge'"
+    )
+    assert "the corrected test over 5 splits also tells them apart, p " in found.verdicts[0]
     difference = next(d for d in found.differences if d.other == "ridge")
     expected = np.abs(NOISE).mean() - np.abs(4 * OTHER_NOISE).mean()
     assert difference.mae.value == pytest.approx(expected)
@@ -67,7 +72,68 @@ def test_a_model_that_is_ahead_by_chance_only_is_not_called_better() -> None:
 
 def test_a_model_behind_a_simple_one_is_called_no_better() -> None:
     found = compare(AGE + 4 * NOISE, ridge=AGE + OTHER_NOISE)
-    assert "no better than the strongest simple predictor, 'ridge'" in found.verdicts[0]
+    assert (
+        "worse by its intervals over people and over sites than the strongest simple predictor, 'ridge'"
+        in found.verdicts[0]
+    )
+
+
+def test_a_model_that_misses_an_age_which_a_simple_one_reads_is_told_so() -> None:
+    """No better than a constant, and somebody else is: the data are not to blame."""
+    found = compare(AGE.mean() + 0.1 * NOISE, ridge=AGE + 4 * OTHER_NOISE)
+    assert "no better than a constant age" in found.verdicts[0]
+    assert "worse by its intervals over people and over sites than" in found.verdicts[0]
+    assert "'ridge' (MAE" in found.verdicts[0]
+    nobody_does = compare(AGE.mean() + 0.1 * NOISE, ridge=AGE.mean() + 9 * OTHER_NOISE)
+    assert "ridge" not in nobody_does.verdicts[0]
+
+
+def test_p_is_said_whether_or_not_it_agrees_with_the_intervals() -> None:
+    """A gain that is the same over people and sites, but comes from one fold."""
+    gain = np.where(FOLD == 0, 2.5, 0.3)
+    found = compare(AGE + np.sign(NOISE) * 3, ridge=AGE + np.sign(NOISE) * (3 + gain))
+    assert found.verdicts[0].startswith("net: better by its intervals over people and over sites")
+    test = next(d.test for d in found.differences if d.other == "ridge")
+    assert test is not None
+    assert test.p > 0.05
+    said = f"the corrected test over 5 splits does not tell them apart, p {test.p:.3f}"
+    assert said in found.verdicts[0]
+
+
+def test_too_few_sites_give_no_interval_and_unknown_ones_are_called_so() -> None:
+    predictions = {"net": AGE[None] + NOISE, "mean": np.full((1, N), AGE.mean()), "ridge": AGE[None] + 9}
+    for sites, said in ((["a", "b", "c"], "3 sites"), (["only"], "1 site"), ([""], "sites unknown")):
+        scans = SCANS.assign(site=[sites[i % len(sites)] for i in range(N)])
+        found = evaluate_predictions(
+            "net", predictions, scans, HAS, by_label(FOLD), protocol="x", constants=["mean"]
+        )
+        assert found.verdicts[0].startswith("net: better by its interval over people than")
+        assert all(one.mae.sites is None for one in found.everyone)
+        assert f"people, {said}, 5 splits" in heading(found)
+
+
+def test_a_constant_that_differs_between_folds_has_no_correlation() -> None:
+    constant = np.array([30.0, 31, 32, 33, 34])[FOLD]
+    predictions = {"net": AGE[None] + NOISE, "mean": constant[None]}
+    found = evaluate_predictions(
+        "net", predictions, SCANS, HAS, by_label(FOLD), protocol="x", constants=["mean"]
+    )
+    mean = next(one for one in found.everyone if one.predictor == "mean")
+    assert (mean.r.value, mean.r.people) == (None, None)
+    assert mean.r2.value is not None
+
+
+def test_people_whom_a_comparison_leaves_out_count_in_no_part_of_its_test() -> None:
+    few = np.where(np.arange(N) % 3 == 0, AGE + OTHER_NOISE, np.nan)
+    found = compare(AGE + NOISE, some=few)
+    difference = next(d for d in found.differences if d.other == "some")
+    asked = np.isfinite(few)
+    gained = np.abs(NOISE) - np.abs(OTHER_NOISE)
+    means = np.array([gained[asked & (fold == FOLD)].mean() for fold in range(5)])
+    expected = corrected_t_test(means, 0.25)
+    assert difference.test is not None
+    assert expected is not None
+    assert difference.test.p == pytest.approx(expected.p)
 
 
 def test_the_model_from_fewer_modalities_is_no_rival() -> None:
@@ -180,10 +246,21 @@ def test_the_report_is_written_as_text_and_as_json(tmp_path: Path) -> None:
     assert read["everyone"][0]["mae"]["people"]["low"] < read["everyone"][0]["mae"]["value"]
     assert set(read["groups"]) == {"sex", "age", "site", "modalities"}
     assert text.read_text() == as_markdown(found, "A title")
-    for word in ("# A title", "| net |", "## MAE by site", "better than the strongest", "| F |"):
+    for word in ("# A title", "| net |", "## MAE by site", "than the strongest", "| F |"):
         assert word in text.read_text()
     titles = [table.title for table in tables(found)]
     assert titles == ["everybody", "differences", *(f"MAE by {d}" for d in found.groups)]
+
+
+def test_a_screen_shows_each_predictor_once_beside_the_difference_from_the_ensemble() -> None:
+    found = compare(np.stack([AGE + 3 * NOISE, AGE + 3 * OTHER_NOISE]), ridge=AGE + 6 * OTHER_NOISE)
+    content = summary(found).content.set_index("predictor")
+    assert list(content.index) == [one.predictor for one in found.everyone]
+    column = content["ensemble minus this"]
+    assert (column[list(found.models)] == "").all()
+    assert column["ridge"].startswith("-")
+    assert column["ridge"].count("|") == 1
+    assert max(len(" ".join(row)) for row in content.reset_index().to_numpy()) < 110
 
 
 def test_every_group_has_a_constant_beside_the_model() -> None:

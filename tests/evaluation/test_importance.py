@@ -260,12 +260,25 @@ def test_intervals_hold_the_value_and_members_agree(known: tuple[Importance, Tra
         assert (table["low"] <= table["mean_abs"]).all()
         assert (table["mean_abs"] <= table["high"]).all()
     agreement = found.stability.set_index(["role", "level"])
-    assert (agreement["members"] == 3).all()
+    assert (agreement["folds"] == 3).all()
     assert agreement.loc[("fmri", "regions"), "mean"] > 0.3
     assert (agreement["lowest"] <= agreement["mean"]).all()
     assert found.largest_miss <= TOLERANCE
     assert found.roles["n"].tolist() == [len(data.scans)] * 2
     assert "lh_insula" in found.markdown(top=3)
+
+
+def test_several_members_of_a_fold_are_asked_for_their_mean() -> None:
+    """Attributions of a mean are the mean of attributions, and add up as they do."""
+    members, data, fold = trained_members()
+    pairs = [one for k in range(3) for one in (members[k], members[(k + 1) % 3])]
+    found = attribute(pairs, data, fold, ensemble=2)
+    once, again = attribute(members, data, fold), attribute([*members[1:], members[0]], data, fold)
+    np.testing.assert_allclose(found.age, (once.age + again.age) / 2, rtol=1e-6)
+    for role, years in found.years.items():
+        np.testing.assert_allclose(years, (once.years[role] + again.years[role]) / 2, atol=1e-5)
+    added = sum(years.sum(axis=1) for years in found.years.values())
+    np.testing.assert_allclose(added, found.age - found.baseline, atol=TOLERANCE)
 
 
 def test_a_modality_is_averaged_over_the_people_who_have_it() -> None:

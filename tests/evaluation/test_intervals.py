@@ -17,7 +17,10 @@ from hpc_brainage.evaluation.intervals import (
     bootstrap_difference,
     bootstrap_errors,
     corrected_t_test,
+    corrected_test_over_splits,
+    drawn_sums,
 )
+from hpc_brainage.evaluation.splits import Split
 
 
 def some_people(n: int, seed: int = 0, clusters: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,7 +128,57 @@ def test_what_is_not_defined_has_no_interval() -> None:
     constant = bootstrap_errors(np.full(20, 9.0), age, np.arange(20))
     assert constant["r"] is None
     assert constant["mae"] is not None
-    assert set(bootstrap_errors(age, age, np.arange(20) % 2).values()) == {None}
+    assert set(bootstrap_errors(age, age, np.arange(20) % 7).values()) == {None}
+    assert None not in bootstrap_errors(age, age + 1, np.arange(20) % 8).values()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.sampled_from("abcdefghijkl"), min_size=12, max_size=30),
+    st.integers(1, 20),
+    st.integers(0, 99),
+)
+def test_a_draw_has_as_many_people_as_there_are_each_with_all_scans(
+    person: list[str], draws: int, seed: int
+) -> None:
+    names = sorted(set(person))
+    first = [person.index(name) for name in names]
+    by_scan = drawn_sums(np.eye(len(person)), np.array(person), draws, seed)
+    assert (by_scan is None) == (len(names) < intervals.FEWEST_CLUSTERS)
+    if by_scan is not None:
+        assert (by_scan[:, first].sum(axis=1) == len(names)).all()
+        for column, name in enumerate(person):
+            np.testing.assert_array_equal(by_scan[:, column], by_scan[:, person.index(name)])
+
+
+def test_networks_of_few_seeds_are_drawn_too() -> None:
+    """Five seeds whose errors lie 1 year apart say less of other seeds than five that are alike."""
+    age = np.linspace(10, 60, 400)
+    shift = np.array([1.0, 2, 3, 4, 5])
+    apart, alike = age + shift[:, None], np.broadcast_to(age + 3, (5, 400))
+    known = bootstrap_difference(alike, age, age, np.arange(400))
+    found = bootstrap_difference(apart, age, age, np.arange(400), draws=20_000)
+    alone = bootstrap_errors(apart, age, np.arange(400), draws=20_000)["mae"]
+    assert known is not None
+    assert found is not None
+    assert alone is not None
+    assert (known.low, known.high) == pytest.approx((3, 3))
+    # 1.96 standard errors of the mean of five seeds are 1.39 years.
+    assert found.high - found.low == pytest.approx(2 * 1.96 * shift.std(ddof=1) / np.sqrt(5), rel=0.1)
+    assert (alone.low, alone.high) == pytest.approx((found.low, found.high))
+
+
+def test_seeds_of_one_model_are_seldom_told_from_other_seeds_of_it() -> None:
+    """What an ablation must not find: 300 times five networks against five of the same kind."""
+    draw, told = np.random.default_rng(0), 0
+    age = np.zeros(60)
+    for study in range(300):
+        person = draw.normal(0, 2, 60)
+        errors = np.abs(3 + person + draw.normal(0, 0.3, (10, 1)) + draw.normal(0, 1, (10, 60)))
+        found = bootstrap_difference(errors[:5], errors[5:], age, np.arange(60), draws=300, seed=study)
+        assert found is not None
+        told += found.excludes_zero
+    assert told / 300 <= 0.07
 
 
 def test_a_missing_prediction_is_refused_and_not_dropped() -> None:
@@ -165,6 +218,17 @@ def test_without_the_correction_it_is_the_paired_t_test() -> None:
     found, known = corrected_t_test(a - b, test_to_train=0.0), stats.ttest_rel(a, b)
     assert found is not None
     assert (found.t, found.p) == pytest.approx((known.statistic, known.pvalue))
+
+
+def test_a_split_without_compared_people_takes_no_part_in_the_test() -> None:
+    splits = [
+        Split(str(k), np.flatnonzero(np.arange(40) % 4 != k), np.arange(40)[np.arange(40) % 4 == k])
+        for k in range(4)
+    ]
+    compared = np.arange(40) % 4 != 3
+    difference = np.random.default_rng(0).normal(size=40)
+    means = np.array([difference[split.test].mean() for split in splits[:3]])
+    assert corrected_test_over_splits(difference, compared, splits) == corrected_t_test(means, 10 / 20)
 
 
 def test_equal_predictors_do_not_differ_and_one_split_says_nothing() -> None:

@@ -11,8 +11,13 @@ from sklearn.model_selection import KFold
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import TrainingError
-from hpc_brainage.evaluation.pipelines import check_splits
-from hpc_brainage.evaluation.splits import by_label, leave_one_site_out, people_folds, plain_folds
+from hpc_brainage.evaluation.splits import (
+    by_label,
+    check_splits,
+    leave_one_site_out,
+    people_folds,
+    plain_folds,
+)
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import TrainingData, load_training_data
 

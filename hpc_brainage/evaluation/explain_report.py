@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hpc_brainage.evaluation.codes import CodeReport
 from hpc_brainage.evaluation.explain import Explained, Judged
-from hpc_brainage.evaluation.report import Table
 from hpc_brainage.evaluation.sex_audit import SexAudit
-from hpc_brainage.evaluation.tables import markdown_table
+from hpc_brainage.evaluation.tables import Table, markdown_table
 from hpc_brainage.files import write_text
 
 
@@ -52,7 +52,7 @@ def write_explanation(folder: Path, judged: Judged, found: Explained) -> list[Pa
     for name, (title, parts) in texts.items():
         lines = [f"# {title}", judged.heading, *parts]
         if found.notes:
-            lines += ["## Not asked", "\n".join(f"- {note}" for note in found.notes)]
+            lines += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
         paths.append(folder / f"{name}.md")
         write_text(paths[-1], "\n\n".join(lines) + "\n")
     return paths
@@ -63,10 +63,11 @@ def _codes_text(found: Explained) -> list[str]:
         "## What can be read out of a code",
         "A linear probe is fitted on a member's training people and tested on its held-out people."
         " `chance` and `chance_best` are the mean and the best of the same probe fitted on shuffled people,"
-        " `member_sd` the standard deviation over members. All rows are of people with all modalities."
+        " `member_sd` the standard deviation over the folds' members: smaller differences mean nothing."
+        " All rows are of people with all modalities."
         " `all` is every code side by side, `components` is what the encoders were given. A member knows"
         " the ages of its training people better than others', so values for age are lower bounds.",
-        markdown_table(found.codes.probes),
+        markdown_table(found.codes.probes, 2),
         "## How much of a code is in use",
         "Units whose mean varies between people by more than 0.01 are active. `variance` is of a unit's"
         " mean, `sigma` the spread with which training draws it; empty where it takes the mean.",
@@ -80,7 +81,7 @@ def _codes_text(found: Explained) -> list[str]:
             " shared code; `translated`: from that code alone, as an absent modality is imputed;"
             " `stranger`: with the code of somebody else. `ridge_r2` is a ridge regression from the other"
             " modality's components, beside the model's `imputed_r2`.",
-            markdown_table(found.rebuilt),
+            markdown_table(found.rebuilt, 2),
         ]
     return parts
 
@@ -109,7 +110,12 @@ def _importance_text(judged: Judged, found: Explained) -> list[str]:
 
 def headlines(found: Explained, top: int = 5) -> list[Table]:
     """The main numbers, small enough for a screen; `top` regions of each modality."""
-    made = [Table("read out of the codes of unseen people (by chance)", _codes_headline(found.codes))]
+    made = [
+        Table(
+            "read out of the codes of unseen people ± SD over folds (by chance)",
+            _codes_headline(found.codes),
+        )
+    ]
     if found.rebuilt is not None:
         names = ["rebuilt", "own", "cross", "translated", "imputed_r2", "ridge_r2"]
         title = "missed share of the variance when a modality is rebuilt, and R² when it is imputed"
@@ -136,7 +142,8 @@ def _codes_headline(codes: CodeReport) -> pd.DataFrame:
         if one["target"] not in ("age", "sex", "site"):
             column = "the same code of the other modality, R²"
         if column is not None:
-            cell = f"{one['value']:.2f} ({one['chance']:.2f})"
+            over_folds = "" if np.isnan(one["member_sd"]) else f" ± {one['member_sd']:.2f}"
+            cell = f"{one['value']:.2f}{over_folds} ({one['chance']:.2f})"
             rows.setdefault(one["code"], {})[column] = cell
     for one in codes.spread.to_dict("records"):
         if one["code"] in rows:
@@ -145,7 +152,8 @@ def _codes_headline(codes: CodeReport) -> pd.DataFrame:
 
 
 def _sex_headline(audit: SexAudit) -> pd.DataFrame:
-    flip = audit.flip[audit.flip["age"] == "all"].set_index("sex")["mean"]
+    everyone = audit.flip[audit.flip["age"] == "all"].set_index("sex")
+    flip, moved = everyone["mean"], everyone["mean_abs"]
     unknown = audit.unknown.set_index("sex")["unknown"]
     rows = [
         {
@@ -153,7 +161,7 @@ def _sex_headline(audit: SexAudit) -> pd.DataFrame:
             "scans": str(one["n"]),
             "MAE": f"{one['mae']:.2f} [{one['mae_low']:.2f}, {one['mae_high']:.2f}]",
             "mean gap": f"{one['gap']:+.2f} [{one['gap_low']:+.2f}, {one['gap_high']:+.2f}]",
-            "told the other sex": f"{flip[one['sex']]:+.2f}",
+            "moved by the other sex": f"{moved[one['sex']]:.2f} (mean {flip[one['sex']]:+.2f})",
             "MAE, sex unknown": f"{unknown[one['sex']]:.2f}",
         }
         for one in audit.error.to_dict("records")
