@@ -146,4 +146,4 @@ def _known(wish: str, where: str) -> Wish:
 def _tell(form: Form, wish: Wish, device: str) -> None:
     """Say once in a process what is taken."""
     why = f" ({multi_mse_compiled.compiler_name()})" if form == "compiled" else ""
-    _LOG.info("reconstruction losses on %s: %s%s, wished for: %s", device, form, why, wish)
+    _LOG.info("losses on %s: %s%s, wished for: %s", device, form, why, wish)

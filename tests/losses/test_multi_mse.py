@@ -432,7 +432,7 @@ def test_what_was_chosen_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(3):
             backends.choose(torch.empty(1), 10)
     assert [record.message for record in caplog.records] == [
-        "reconstruction losses on cpu: tiled, wished for: tiled"
+        "losses on cpu: tiled, wished for: tiled"
     ]
 
 
