@@ -4,11 +4,12 @@
     PYTHONPATH=. python tools/bench_losses.py --shapes 64x4005,64x19900 --keep-memory
 
 Forward and backward of K reconstructions against one target: three eager forms, torch.compile of the first
-of them, and `masked_multi_mse`; then a last layer with its loss: eager, torch.compile, `linear_multi_mse`.
-All ways take turns, round by round, with the caches flushed before each; medians over the rounds after
-the warm-up. Bytes are those that must be moved at least: each reconstruction and the target read, each
-gradient written. Their rate is set against a copy's, measured in the same rounds. Needs torch alone, and on
-a GPU Triton, which comes with it.
+of them, `masked_multi_mse`, and an autograd function that computes nothing, which is the least that any
+fused form can take; then a last layer with its loss: eager, torch.compile, `linear_multi_mse`. All ways
+take turns, round by round, with the caches flushed before each; medians over the rounds after the warm-up.
+Bytes are those that must be moved at least: each reconstruction and the target read, each gradient
+written. Their rate is set against a copy's, measured in the same rounds. Needs torch alone, and on a GPU
+Triton, which comes with it.
 
 Eager forms on a CPU depend on the allocator more than on anything else: by default each large temporary is
 mapped anew. `--keep-memory` starts over with an allocator that keeps what was freed.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import statistics
@@ -26,12 +28,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from hpc_brainage.losses import backends
-from hpc_brainage.losses.gradient_memory import free_gradient_memory
+from hpc_brainage.losses.gradient_memory import free_gradient_memory, gradient_like
 from hpc_brainage.losses.linear_mse import linear_multi_mse
 from hpc_brainage.losses.multi_mse import masked_multi_mse
 
@@ -133,6 +136,21 @@ def naive_layer(
     return naive(list(F.linear(h, W, b).unbind(0)), x, w)
 
 
+class _Nothing(torch.autograd.Function):
+    """A loss that is not computed, with gradients that nobody writes: what calling it takes by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, *recons: torch.Tensor) -> torch.Tensor:
+        ctx.gradients = [gradient_like(recon) for recon in recons]
+        return recons[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = tuple(ctx.gradients)
+        ctx.gradients.clear()  # else a copy would be made for each leaf
+        return given
+
+
 def data(B: int, columns: int, K: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A target, and weights with which one scan in eight counts for nothing."""
     x = torch.randn(B, columns, device=device)
@@ -156,13 +174,19 @@ def losses(B: int, columns: int, K: int, device: str) -> tuple[dict[str, Way], i
 
         return run
 
-    def ours(wish: backends.Wish, overwrite: bool = False) -> Way:
-        def loss(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-            with backends.using(wish):
-                # A view: a leaf itself would not be overwritten.
-                return masked_multi_mse([r.view_as(r) for r in recons], x, w, overwrite=overwrite)[0]
+    def ours(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return masked_multi_mse(recons, x, w)[0]
 
-        return way(loss)
+    def overwriting(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        # A view: a leaf itself would not be overwritten.
+        return masked_multi_mse([r.view_as(r) for r in recons], x, w, overwrite=True)[0]
+
+    def tiled(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        with backends.using("tiled"):
+            return ours(recons, x, w)
+
+    def nothing(recons: list[torch.Tensor], *_: torch.Tensor) -> torch.Tensor:
+        return _Nothing.apply(*recons)
 
     ways = {
         "copy": lambda: copied.copy_(x),
@@ -170,9 +194,10 @@ def losses(B: int, columns: int, K: int, device: str) -> tuple[dict[str, Way], i
         "eager, mse_loss · mask": way(mse_times_mask),
         "eager, mse_loss mean, no mask": way(mse_mean),
         "torch.compile": way(compiled),
-        "ours, tiles in plain torch": ours("tiled"),
-        "ours": ours("auto"),
-        "ours, overwriting": ours("auto", overwrite=True),
+        "ours, tiles in plain torch": way(tiled),
+        "ours": way(ours),
+        "ours, overwriting": way(overwriting),
+        "autograd alone": way(nothing),
     }
     return ways, (2 * K + 1) * x.numel() * x.element_size()
 
@@ -226,7 +251,7 @@ def measured(shape: str, ways: dict[str, Way], least: int, said: argparse.Namesp
     first, compiled = (next(t for n, t in median.items() if word in n) for word in ("eager", "compile"))
     rows = []
     for name, taken in median.items():
-        rate = copy if name == "copy" else least / taken
+        rate = {"copy": copy, "autograd alone": math.nan}.get(name, least / taken)
         row = {
             "shape": shape, "way": name, "ms": 1e3 * taken, "fastest_ms": 1e3 * min(seconds[name]),
             "times_naive": first / taken, "times_compile": compiled / taken,

@@ -82,7 +82,7 @@ def inner_splits(data: TrainingData, over: str) -> list[Split]:
             names = pd.unique(site[part])
             order = np.random.default_rng(outer).permutation(np.sort(names))
             held = [np.isin(site[part], group) for group in np.array_split(order, 4)]
-        for mask in held[outer % 2 :: 2]:
+        for mask in held[(outer + 1) % 2 :: 2]:
             beside = others
             if over == "sites":
                 beside = others[~np.isin(site[others], site[part[mask]])]
