@@ -194,6 +194,9 @@ class TrainingConfig(Section):
     age; 0 leaves scans as they are."""
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of what encoders and decoders compute in training, up to their last layers; with "bf16" volumes take
+    half the memory. Weights, codes, ages and all terms of the loss are single precision in any case."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage."""
     accumulation: int = Field(1, ge=1)

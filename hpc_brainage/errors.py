@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     INPUT = 3
     SCANS_REFUSED = 4
     ENVIRONMENT = 5
+    STOPPED = 75
+    """EX_TEMPFAIL of sysexits.h: told to stop, and what is done is saved."""
     INTERRUPTED = 130
 
 

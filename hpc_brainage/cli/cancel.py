@@ -33,7 +33,7 @@ def cancel(run: Annotated[Path, typer.Argument(help="The folder of the run.")]) 
         with suppress(ProcessLookupError):
             os.kill(int(job.id), signal.SIGTERM)  # it asks its processes to save
     else:
-        state = slurm.job_states([job.id])[job.id]
+        state = slurm.settled_state(job.id)
         if state.is_over and state.state:
             raise TrainingError(f"job {job.id} has ended already ({state.state.lower()})", where=run)
         slurm.cancel(job.id)

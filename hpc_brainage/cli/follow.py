@@ -125,6 +125,8 @@ def _words(job: str, state: JobState, run: Path) -> str:
     again = f", for the {_nth(starts)} time" if state.state == "RUNNING" and starts > 1 else ""
     why = f" ({state.why})" if state.why and state.state == "PENDING" else ""
     where = f" on {state.nodes}" if state.nodes and state.state == "RUNNING" else ""
+    if not state.is_known:
+        return f"job {job}: SLURM does not answer now"
     return f"job {job}: {state.state.lower() or 'SLURM says nothing'}{why}{where}{again}"
 
 
@@ -152,7 +154,7 @@ def why_it_failed(run: Path, job: str, state: JobState | None) -> TrainingError 
         what = f"rank {first.rank} on {first.node} failed{others}: {first.what.splitlines()[0]}"
     else:
         log, what = run / LOGS / f"job-{job}.log", how
-        if not log.is_file() or not log.read_text().strip():
+        if not log.is_file() or not log.read_text(errors="replace").strip():
             log = run / LOGS / "rank-0.log"
     for line in last_lines(log, _LAST_LINES):
         say(f"  | {line}")

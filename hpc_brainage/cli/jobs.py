@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpc_brainage.errors import BrainAgeError
+
 if TYPE_CHECKING:
     from hpc_brainage.cluster.run_job import RunJob
     from hpc_brainage.cluster.slurm import JobState
@@ -31,9 +33,26 @@ def jobs(
     if not folders:
         say(f"there are no runs in {runs}")
         return
-    known = {run.path: job_of(run.path) for run in folders}
+    known: dict[Path, RunJob | None] = {}
+    unread: dict[Path, BrainAgeError] = {}
+    for run in folders:
+        try:
+            known[run.path] = job_of(run.path)
+        except BrainAgeError as problem:
+            unread[run.path] = problem
     states = job_states([job.id for job in known.values() if job and job.id and job.cluster == "slurm"])
-    table("", _COLUMNS, (_row(run, known[run.path], states) for run in folders))
+    rows = []
+    for run in folders:
+        if run.path in known:
+            try:
+                rows.append(_row(run, known[run.path], states))
+            except BrainAgeError as problem:
+                unread[run.path] = problem
+        if run.path in unread:
+            rows.append((run.path.name, "-", "not readable", *["-"] * (len(_COLUMNS) - 3)))
+    table("", _COLUMNS, rows)
+    for path, why in unread.items():
+        say(f"{path.name}: {why}")
 
 
 def _row(run: RunFolder, job: RunJob | None, states: dict[str, JobState]) -> tuple[object, ...]:
@@ -62,12 +81,16 @@ def _row(run: RunFolder, job: RunJob | None, states: dict[str, JobState]) -> tup
 
 def _state(run: RunFolder, job: RunJob | None, state: JobState | None) -> str:
     from hpc_brainage.cluster.local import is_running
+    from hpc_brainage.training.lease import holder_is_gone
+    from hpc_brainage.training.records import LEASE
 
     if run.is_finished:
         return "finished"
+    if state and not state.is_known:
+        return "SLURM does not answer"
     if state and state.state:
         return state.state.lower() + (f" ({state.why})" if state.state == "PENDING" and state.why else "")
     said = str(run.status().get("state", "prepared"))
     if job and job.cluster == "local" and job.host == os.uname().nodename and not is_running(job):
         return "interrupted" if said == "running" else said
-    return said
+    return "interrupted" if said == "running" and holder_is_gone(run.path / LEASE) else said

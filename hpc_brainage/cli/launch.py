@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
 
-from hpc_brainage.cli.worker import STOPPED_EXIT
 from hpc_brainage.cluster.resources import SLURM, Resources, read_resources
-from hpc_brainage.errors import EnvironmentLacks, UsageError
+from hpc_brainage.errors import EnvironmentLacks, ExitCode, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from hpc_brainage.cluster.run_job import RunJob
+    from hpc_brainage.config import RunConfig, TrainingConfig
     from hpc_brainage.training.records import RunFolder
 
 AUTO, LOCAL = "auto", "local"
@@ -29,9 +30,10 @@ def choose(cluster: str, nodes: int, gpus_per_node: int | None) -> tuple[str, Re
     from hpc_brainage.cluster.slurm import read_partitions, require_slurm
 
     several = nodes > 1 or gpus_per_node is not None
-    resources = read_resources(cluster) if cluster not in (AUTO, LOCAL) else Resources()
+    resources = read_resources(cluster, (AUTO, LOCAL)) if cluster not in (AUTO, LOCAL) else Resources()
     if gpus_per_node is not None:
-        asked = resources.train.model_copy(update={"gpus_per_node": gpus_per_node})
+        # One process on each, whatever number of tasks the site's TOML has for its own number of GPUs.
+        asked = resources.train.model_copy(update={"gpus_per_node": gpus_per_node, "tasks_per_node": None})
         resources = resources.model_copy(update={"train": asked})
     if cluster == LOCAL or (cluster == AUTO and not several):
         processes = nodes * resources.train.processes_per_node
@@ -49,6 +51,24 @@ def choose(cluster: str, nodes: int, gpus_per_node: int | None) -> tuple[str, Re
     return SLURM, resources
 
 
+def check_shares(processes: int, settings: TrainingConfig) -> None:
+    """Make sure that each process has a scan of every step, before anything waits for nodes.
+
+    Raises
+    ------
+    UsageError : there are more processes than a step has scans.
+    """
+    shares = processes * settings.accumulation
+    if settings.batch_size < shares:
+        parts = f" in {settings.accumulation} parts each" if settings.accumulation > 1 else ""
+        raise UsageError(
+            f"{processes} processes cannot share a step of {settings.batch_size} scans{parts}",
+            where="training.batch_size",
+            expected=f"at least {shares}",
+            hint="--set training.batch_size=N, or use fewer processes",
+        )
+
+
 def refuse_to_print(way: str) -> None:
     """Only a job has an sbatch file."""
     if way != SLURM:
@@ -64,21 +84,58 @@ def is_under_way(run: RunFolder, *, then_follow: bool) -> bool:
     from hpc_brainage.cli.follow import follow
     from hpc_brainage.cli.screen import say
     from hpc_brainage.cluster.run_job import job_of
-    from hpc_brainage.cluster.slurm import job_states
 
     job = job_of(run.path)
-    if job is None or job.cluster != SLURM or job.id is None:
+    there = None if job is None else _there(job)
+    if job is None or there is None:
         return False
-    state = job_states([job.id])[job.id]
-    if state.is_over:
-        return False
-    say(f"job {job.id} of this run is there already ({state.state.lower()}); nothing was submitted")
-    if then_follow:
+    say(f"{there}; nothing was submitted")
+    if then_follow and job.cluster == SLURM:
         follow(run, job)
         show_finished(run)
     else:
-        say_how_to_follow(run, job.id)
+        say_how_to_follow(run)
     return True
+
+
+def _there(job: RunJob) -> str | None:
+    """Which job of a run waits or runs, in words; None if it is over."""
+    from hpc_brainage.cluster.local import is_running
+    from hpc_brainage.cluster.slurm import settled_state
+
+    if job.id is None:
+        return None
+    if job.cluster == SLURM:
+        state = settled_state(job.id)
+        return (
+            None if state.is_over else f"job {job.id} of this run is there already ({state.state.lower()})"
+        )
+    if int(job.id) == os.getpid() or not is_running(job):
+        return None
+    return f"this run is trained here already (process {job.id})"
+
+
+def refuse_other_words(run: RunFolder, settings: RunConfig, where: str | None) -> None:
+    """Make sure that a run is not prepared anew by other settings under a job that waits for it or runs.
+
+    Raises
+    ------
+    TrainingError : there is such a job.
+    EnvironmentLacks : SLURM does not say whether there is.
+    """
+    from hpc_brainage.cluster.run_job import job_of
+
+    if not (run.path / "request.json").is_file() or run.is_finished:
+        return
+    if run.config() == settings and run.request().get("where") == where:
+        return
+    job = job_of(run.path)
+    if job is not None and (there := _there(job)):
+        raise TrainingError(
+            f"{there}, with other settings",
+            where=run.path,
+            hint=f"first brainage cancel {run.path}, or give the new run another --name",
+        )
 
 
 def launch(run: RunFolder, job: RunJob, *, then_follow: bool) -> None:
@@ -101,21 +158,21 @@ def launch(run: RunFolder, job: RunJob, *, then_follow: bool) -> None:
             follow(run, job)
             show_finished(run)
         else:
-            say_how_to_follow(run, str(job.id))
+            say_how_to_follow(run)
         return
     say(f"training in {job.processes} processes -> {run.path}")
     epochs = Epochs(run)
     code = run_here(run.path, job, epochs.show)
     epochs.show()
     if not run.is_finished:
-        if code == STOPPED_EXIT:
+        if code == ExitCode.STOPPED:
             say(f"stopped; brainage resume {run.path} goes on")
             raise typer.Exit(code)
         raise why_it_failed(run.path, "", None)
     show_finished(run)
 
 
-def say_how_to_follow(run: RunFolder, job: str) -> None:
+def say_how_to_follow(run: RunFolder) -> None:
     from hpc_brainage.cli.screen import say
 
     say("follow     the same command with --follow, or brainage jobs")

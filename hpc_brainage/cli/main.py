@@ -74,7 +74,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Brain age at scale: scans become a store, a store trains a model, a model scores a store.",
     epilog="Exit codes: 0 done · 1 an error of ours · 2 usage · 3 bad input · 4 done, but some scans were"
-    " refused · 5 this machine lacks something (SLURM, space, a permission) · 130 interrupted",
+    " refused · 5 this machine lacks something (SLURM, space, a permission) · 75 training was told to stop,"
+    " and has saved · 130 interrupted",
 )
 for verb in (
     convert, inspect, verify, train, jobs, logs, cancel, resume, evaluate, ablate, explain, score, simulate,

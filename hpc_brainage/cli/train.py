@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpc_brainage.errors import StoreError
+from hpc_brainage.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from hpc_brainage.model.bundle import Bundle, Evidence
@@ -57,11 +57,24 @@ def train(
     held-out people stands beside what predicting the mean age and the best of a few ridge regressions
     reach on the same folds. Run again after an interruption, it goes on where it was.
     """
-    from hpc_brainage.cli.launch import choose, is_under_way, launch, refuse_to_print
+    from hpc_brainage.cli.launch import (
+        check_shares,
+        choose,
+        is_under_way,
+        launch,
+        refuse_other_words,
+        refuse_to_print,
+    )
     from hpc_brainage.cli.screen import say
     from hpc_brainage.config import load_config
 
     settings = load_config(config, set or [])
+    if name in (".", "..") or "/" in (name or ""):
+        raise UsageError(
+            "a run's name is one word, not a path",
+            where=f"--name {name}",
+            hint="--runs FOLDER says where runs are kept",
+        )
     if store is None and not DEFAULT_STORE.exists():
         raise StoreError(
             "no store was named, and there is no openbhb.zarr here",
@@ -69,13 +82,16 @@ def train(
             hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
         )
     way, resources = choose(cluster, nodes, gpus_per_node)
+    check_shares(nodes * resources.train.processes_per_node, settings.training)
     if dry_run:
         refuse_to_print(way)
     from hpc_brainage.store.place import place_at
     from hpc_brainage.training.records import RunFolder
 
     place = place_at(store or DEFAULT_STORE)
-    run = RunFolder.prepare(runs / (name or place.name.removesuffix(".zarr")), settings, place.label, where)
+    path = runs / (name or place.name.removesuffix(".zarr"))
+    refuse_other_words(RunFolder(path), settings, where)
+    run = RunFolder.prepare(path, settings, place.label, where)
     if run.is_finished:
         from hpc_brainage.model.bundle import load_bundle
 

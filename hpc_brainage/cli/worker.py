@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from hpc_brainage.model.bundle import Bundle
     from hpc_brainage.training.data import TrainingData
 
-STOPPED_EXIT = 75
-"""The exit code of sysexits.h for what is to be tried again; training.stop has the same."""
-_WORDS_OF_LOSS = (
-    "gloo", "nccl", "distbackenderror", "distnetworkerror", "diststoreerror", "connection closed",
-    "connection re", "broken pipe", "timed out",
-)  # fmt: skip
-"""What gloo, NCCL and torch's store say of a process that does not answer."""
+STOPPED_EXIT = int(ExitCode.STOPPED)
 
 
 def work(
@@ -45,8 +39,11 @@ def work(
     from hpc_brainage.evaluation.evidence import complete
     from hpc_brainage.training.run import run_training
 
-    finished = run_training(run, on_start=on_start, on_epoch=on_epoch)
-    return complete(finished) if finished else None
+    made: list[Bundle] = []
+    run_training(
+        run, on_start=on_start, on_epoch=on_epoch, finish=lambda finished: made.append(complete(finished))
+    )
+    return made[0] if made else None
 
 
 def main(arguments: list[str]) -> int:
@@ -54,15 +51,16 @@ def main(arguments: list[str]) -> int:
     # Before training and after it there is nothing that is not saved already; training has its own way.
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, _end_at_once)
-    joined = None
+    rank, start = 0, None
     try:
         if len(arguments) != 1:
             raise UsageError("one run folder is needed", expected="python -m hpc_brainage.cli.worker RUN")
         run = Path(arguments[0])
-        from hpc_brainage.cluster.ranks import join
+        from hpc_brainage.cluster.ranks import join, started
         from hpc_brainage.cluster.run_job import check_version
 
-        joined = join()
+        rank, start = started()
+        joined = join()  # noqa: F841 - keeps the port that torch will have
         check_version(run)
         from hpc_brainage.training.stop import Stopped
 
@@ -78,8 +76,10 @@ def main(arguments: list[str]) -> int:
         is_ours = isinstance(error, BrainAgeError)
         what = str(error) if is_ours else "".join(traceback.format_exception(error))
         print(f"error: {what}", file=sys.stderr, flush=True)
-        if joined is not None and joined.start is not None:
-            joined.start.record(joined.rank, str(error) or repr(error), is_loss=_is_loss(error))
+        if start is not None:
+            from hpc_brainage.training.distributed import tells_of_a_loss
+
+            start.record(rank, str(error) or repr(error), is_loss=tells_of_a_loss(error))
         return int(error.exit_code) if isinstance(error, BrainAgeError) else int(ExitCode.INTERNAL)
     return 0
 
@@ -87,16 +87,6 @@ def main(arguments: list[str]) -> int:
 def _end_at_once(number: int, frame: object) -> NoReturn:
     os.write(2, f"told to stop by {signal.Signals(number).name}; what is finished is kept\n".encode())
     os._exit(STOPPED_EXIT)
-
-
-def _is_loss(error: Exception) -> bool:
-    """Whether a process only noticed that another one is gone: that is no reason of its own."""
-    from hpc_brainage.training.distributed import LostProcess
-
-    if isinstance(error, BrainAgeError):
-        return isinstance(error, LostProcess)
-    said = f"{type(error).__name__}: {error}".casefold()
-    return isinstance(error, RuntimeError | OSError) and any(word in said for word in _WORDS_OF_LOSS)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from hpc_brainage.cluster.process import started_at
 from hpc_brainage.cluster.ranks import INTERFACE, SCRATCH, START
-from hpc_brainage.cluster.run_job import RunJob, keep_job
+from hpc_brainage.cluster.run_job import RunJob, code_of, keep_job
 from hpc_brainage.cluster.starts import LOGS, Start
+from hpc_brainage.errors import ExitCode
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _GLANCE = 0.1
 _TIME_TO_SAVE = 60.0
 """Seconds that processes have to end by themselves: once one has failed, or when all shall stop."""
@@ -24,9 +29,10 @@ def run_here(run: Path, job: RunJob, look: Callable[[], object]) -> int:
     """Run a run's processes on this machine to their end, each with its own log.
 
     A process that fails ends the others, and so does whatever interrupts this function; they are given the
-    time to save what they have.
+    time to save what they have. They do not outlive this process, however it ends.
 
-    Called in the main thread. SIGTERM interrupts it as Ctrl-C does, also in the background.
+    Called in the main thread. SIGTERM, and SIGHUP of a terminal that is closed, tell all to stop, as a
+    cluster does; not where they are ignored, as under nohup.
 
     Parameters
     ----------
@@ -34,24 +40,31 @@ def run_here(run: Path, job: RunJob, look: Callable[[], object]) -> int:
 
     Returns
     -------
-    The first exit code that is not 0, or 0.
+    The first exit code that is not 0, or 0; ExitCode.STOPPED where all were told to stop.
     """
     start = _new_start(run)
-    launcher = {"id": str(os.getpid()), "host": os.uname().nodename, "ticks": _started_at(os.getpid())}
+    launcher = {"id": str(os.getpid()), "host": os.uname().nodename, "ticks": started_at(os.getpid())}
     keep_job(run, job.model_copy(update=launcher))
     processes: list[subprocess.Popen[bytes]] = []
     codes: list[int] = []
-    before = signal.signal(signal.SIGTERM, _as_ctrl_c)
+    told: list[int] = []
+    heard = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, lambda got, frame: told.append(got)) for number in heard}
     try:
         for rank in range(job.processes):
             processes += [_process(run, job, start, rank)]
-        while len(codes) < len(processes) and not any(codes):
+        while len(codes) < len(processes) and not any(codes) and not told:
             time.sleep(_GLANCE)
             look()
             codes = [process.returncode for process in processes if process.poll() is not None]
     finally:
         _end(processes)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told and len(codes) < len(processes):
+        return int(ExitCode.STOPPED)
     return next((process.returncode for process in processes if process.returncode), 0)
 
 
@@ -80,8 +93,8 @@ def _process(run: Path, job: RunJob, start: Start, rank: int) -> subprocess.Pope
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // job.processes)),
         START: str(start.folder),
     }
-    if job.code is not None:
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, (job.code, env.get("PYTHONPATH"))))
+    if (code := code_of(run, job)) is not None:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(code), env.get("PYTHONPATH"))))
     env |= {
         name: value for name, value in ((SCRATCH, asked.scratch), (INTERFACE, asked.interface)) if value
     }
@@ -93,11 +106,15 @@ def _process(run: Path, job: RunJob, start: Start, rank: int) -> subprocess.Pope
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C reaches them as a request to save, through us
+            preexec_fn=partial(_end_with, os.getpid()),
         )
 
 
-def _as_ctrl_c(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _end_with(launcher: int) -> None:
+    """Let the kernel tell this process to stop when the one that launched it is gone."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:  # it went before we could say so
+        os._exit(ExitCode.STOPPED)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -117,13 +134,4 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 def is_running(job: RunJob) -> bool:
     """Whether the process that launched a job on this machine is there, and no other of its number."""
-    return job.id is not None and _started_at(int(job.id)) == job.ticks
-
-
-def _started_at(process: int) -> int:
-    """When a process was started, in ticks of the kernel; 0 of one that is not there, or is a zombie."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] == "Z" else int(fields[19])
+    return job.id is not None and started_at(int(job.id)) == job.ticks

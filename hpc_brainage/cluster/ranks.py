@@ -33,6 +33,13 @@ class Joined:
     """Keeps rank 0's port for torch."""
 
 
+def started() -> tuple[int, Start | None]:
+    """Which process this is, and the start of the job that it belongs to; None where nobody keeps one."""
+    of_srun = os.environ.get("SLURM_PROCID", "0") if "SLURM_STEP_ID" in os.environ else "0"
+    folder = os.environ.get(START)
+    return int(os.environ.get("RANK", of_srun)), Start(Path(folder)) if folder else None
+
+
 def join() -> Joined:
     """Find out which process this is, meet the others, and set the environment for torch.
 
@@ -48,10 +55,9 @@ def join() -> Joined:
         for name, word in _OF_SRUN.items():
             os.environ[name] = os.environ[word]
         _only_devices_that_are_there()
-    rank = int(os.environ.get("RANK", "0"))
-    if not (folder := os.environ.get(START)):
+    rank, start = started()
+    if start is None:
         return Joined(rank, None)
-    start = Start(Path(folder))
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     if interface := os.environ.get(INTERFACE):
         os.environ |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from hpc_brainage.errors import EnvironmentLacks
 
-_LOWEST = 15000
+_LOWEST, _HIGHEST = 15000, 65535
+_ENOUGH = 1000
+_ANYWHERE = (10000, 32767)
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _TRIED = 200
 _ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR of Linux
@@ -22,37 +24,49 @@ def reserve_port(job: int) -> tuple[int, socket.socket]:
     """A free port of this node, and what keeps it from others as long as it is not closed.
 
     The first one tried is derived from the job's number: two jobs of a node start at different ones. All
-    lie below those that the kernel hands out by itself, so that no connection of anybody sits on it.
+    lie below those that the kernel hands out by itself, or above them, so that no connection of anybody
+    sits on it; on a node whose kernel hands out nearly all, they lie anywhere.
 
     Raises
     ------
     EnvironmentLacks : none of the ports tried is free.
     """
-    for port in _candidates(job):
+    lowest, highest = _range()
+    for port in _candidates(job, lowest, highest):
+        held = socket.socket()
         try:
-            with socket.socket() as probe:  # without SO_REUSEADDR: what others hold as below is not free
-                probe.bind(("", port))
-            held = socket.socket()
-            # A socket that is bound in this way and does not listen lets another of the same kind listen
-            # on the port: torch's, which comes minutes later.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Without SO_REUSEADDR, so that of two who want a port, one gets it.
             held.bind(("", port))
         except OSError:
+            held.close()
             continue
+        # Said afterwards, and of a socket that does not listen, it lets another one that says so listen on
+        # the port: torch's, which comes minutes later.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return port, held
     raise EnvironmentLacks(
-        f"no free port on {socket.gethostname()}", expected=f"one of {_TRIED} from {_LOWEST} upwards"
+        f"no free port on {socket.gethostname()}",
+        expected=f"one of {_TRIED} between {lowest} and {highest}",
     )
 
 
-def _candidates(job: int) -> Iterator[int]:
-    try:
-        highest = int(_EPHEMERAL.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        highest = 32768
-    count = max(highest - _LOWEST, 1)
+def _candidates(job: int, lowest: int, highest: int) -> Iterator[int]:
     # Steps of a prime: jobs one after the other do not run into each other's ports.
-    yield from (_LOWEST + (job + 7919 * attempt) % count for attempt in range(_TRIED))
+    count = highest - lowest + 1
+    yield from (lowest + (job + 7919 * attempt) % count for attempt in range(_TRIED))
+
+
+def _range() -> tuple[int, int]:
+    """The lowest and the highest port to try: where the kernel hands out none by itself."""
+    try:
+        first, last = map(int, _EPHEMERAL.read_text().split())
+    except (OSError, ValueError):
+        first, last = 32768, 60999
+    if first - _LOWEST >= _ENOUGH:
+        return _LOWEST, first - 1
+    if _HIGHEST - last >= _ENOUGH:
+        return last + 1, _HIGHEST
+    return _ANYWHERE
 
 
 def own_address(interface: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,8 +113,10 @@ class Resources(Section):
         return extra
 
 
-def read_resources(where: str) -> Resources:
+def read_resources(where: str, others: Sequence[str] = ()) -> Resources:
     """The resources of a site: `slurm`, or the path of its TOML.
+
+    `others` are words that the command would have taken, too.
 
     Raises
     ------
@@ -126,6 +129,7 @@ def read_resources(where: str) -> Resources:
         raise UsageError(
             "there is no such cluster",
             where=f"--cluster {where}",
-            expected=f"{SLURM}, or the path of a TOML such as configs/cluster/example.toml",
+            expected=f"{', '.join([*others, SLURM])}, or the path of a TOML such as"
+            " configs/cluster/example.toml",
         )
     return parse(Resources, read_toml(path), where=path)

@@ -60,7 +60,7 @@ class RunJob(Section):
     python: str
     """The Python of each process."""
     code: str | None
-    """Folder of the code that the processes run; None for the installed package."""
+    """Folder in the run's folder with the code that the processes run; None for the installed package."""
     version: str
     """Of the package."""
     id: str | None = None
@@ -69,6 +69,10 @@ class RunJob(Section):
     """The machine of a launching process, and"""
     ticks: int = -1
     """when that was started: another process may have its number later."""
+    path: str = ""
+    """Where the run was when the job was kept, and"""
+    inode: int = 0
+    """the number of its folder, by which a run that was moved is told from a copy."""
 
     @property
     def processes(self) -> int:
@@ -90,15 +94,43 @@ def plan_job(run: Path, nodes: int, resources: Resources, cluster: Literal["slur
         nodes=nodes,
         resources=resources,
         python=resources.train.python or sys.executable,
-        code=None if kept is None else str(kept),
+        code=None if kept is None else f"{CODE}/{kept.name}",
         version=package_version(),
+        **_place(run),
     )
 
 
 def job_of(run: Path) -> RunJob | None:
-    """The job that a run was given last, if any."""
+    """The job that a run was given last, if any; a copy of a run has what was asked for, and no number."""
     path = run / RECORD
-    return parse(RunJob, read_json(path, TrainingError), path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    job, here = parse(RunJob, read_json(path, TrainingError), path), _place(run)
+    is_its_own = not job.path or job.path == here["path"] or job.inode == here["inode"]
+    return job.model_copy(update=here if is_its_own else here | {"id": None})
+
+
+def code_of(run: Path, job: RunJob) -> Path | None:
+    """What Python has to look in for the job's code; None for the installed package.
+
+    Raises
+    ------
+    TrainingError : the code is gone: other code must not go on with the run in its place.
+    """
+    if job.code is None:
+        return None
+    folder = run.absolute() / job.code
+    if not folder.is_dir():
+        raise TrainingError(
+            "the code that the run was started with is gone",
+            where=folder,
+            hint="bring it back, or go on with the code as it is now: brainage train with the same words",
+        )
+    return folder
+
+
+def _place(run: Path) -> dict[str, Any]:
+    return {"path": str(run.resolve()), "inode": run.stat().st_ino}
 
 
 def keep_job(run: Path, job: RunJob) -> None:
@@ -186,8 +218,8 @@ def _parameters(run: Path, job: RunJob) -> dict[str, Any]:
 def _command(run: Path, job: RunJob) -> str:
     asked = job.resources.train
     lines = [f"run={shlex.quote(str(run.absolute()))}", f"worker=({shlex.join(job.worker)})"]
-    if job.code is not None:
-        lines.append(f"export PYTHONPATH={shlex.quote(job.code)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    if (code := code_of(run, job)) is not None:
+        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
     for name, value in ((SCRATCH, asked.scratch), (INTERFACE, asked.interface)):
         if value is not None:
             lines.append(f"export {name}={shlex.quote(value)}")

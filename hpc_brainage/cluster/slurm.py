@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from time import sleep
 
 from hpc_brainage.errors import EnvironmentLacks
 
@@ -64,29 +65,34 @@ class JobState:
     Parameters
     ----------
     state : SLURM's word, such as PENDING, RUNNING, COMPLETED or FAILED; "" when SLURM knows nothing of it
-        any more.
+        any more, or does not answer.
     why : why it waits.
     left : time left, as SLURM writes it.
     nodes : where it runs.
+    is_known : False where SLURM is here and does not answer: then the job may be anything.
     """
 
     state: str
     why: str = ""
     left: str = ""
     nodes: str = ""
+    is_known: bool = True
 
     @property
     def is_over(self) -> bool:
         """Whether nothing will happen any more without somebody doing something."""
-        return self.state not in _GOES_ON
+        return self.is_known and self.state not in _GOES_ON
 
 
 _GOES_ON = (
     "PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD",
-    "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "PREEMPTED",
+    "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT",
 )  # fmt: skip
-"""States that SLURM's queue shows of a job that is not at its end. PREEMPTED is one of them: a job whose
-accounts say so has been queued again, or is about to be."""
+"""States that SLURM's queue shows of a job that is not at its end."""
+_MAY_COME_BACK = ("PREEMPTED", "NODE_FAIL")
+"""States in which a job is for a moment before it is queued again; where the site cancels what it preempts,
+it stays in them."""
+_LOOKS, _BETWEEN_LOOKS = 5, 1.0  # seconds
 
 
 def require_slurm(instead: str) -> None:
@@ -130,13 +136,39 @@ def partitions() -> list[str]:
     return [str(partition) for partition in read_partitions()]
 
 
+def settled_state(job: str) -> JobState:
+    """What SLURM says of a job; one that was preempted or lost its node has some seconds to come back.
+
+    Raises
+    ------
+    EnvironmentLacks : SLURM does not answer.
+    """
+    for look in range(_LOOKS):
+        if look:
+            sleep(_BETWEEN_LOOKS)
+        state = job_states([job])[job]
+        if not state.is_known:
+            raise EnvironmentLacks(
+                "SLURM does not answer, so nobody knows whether the job waits or runs",
+                where=f"job {job}",
+                hint="try again when squeue answers",
+            )
+        if state.state not in _MAY_COME_BACK:
+            break
+    return state
+
+
 def job_states(jobs: Collection[str]) -> dict[str, JobState]:
     """What SLURM says of each job, from its queue and, of those that have left it, from its accounts."""
     if not jobs:
         return {}
     states = {}
     # One job that SLURM has forgotten makes squeue refuse the whole list, so all of a user's are asked for.
-    for line in _ask(["squeue", "--noheader", "--me", "--states=all", "--format", _JOB]) or ():
+    queue = _ask(["squeue", "--noheader", "--me", "--states=all", "--format", _JOB])
+    if queue is None and shutil.which("squeue") is not None:
+        # The accounts lag behind, and do not know of a job that has just been submitted.
+        return {job: JobState("", is_known=False) for job in jobs}
+    for line in queue or ():
         job, state, why, left, nodes = (*line.strip().split("|"), *[""] * 5)[:5]
         if job in jobs:
             states[job] = JobState(state, "" if why == "None" else why, left, nodes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,11 @@ class Start:
         progress = progress_of(self.run)
         before = [start for start in starts_of(self.run) if start["job"] == job]
         line = {"job": job, "start": self.folder.name, "at": round(time.time(), 1), "progress": progress}
-        with (self.run / _STARTS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.run / _STARTS
+        # What a start that was cut off left of its own line must not spoil this one.
+        is_cut = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        with path.open("a") as file:
+            file.write(("\n" if is_cut else "") + json.dumps(line) + "\n")
         same = 0
         while same < len(before) and before[-1 - same]["progress"] == progress:
             same += 1
@@ -130,9 +134,12 @@ class Start:
 
 
 def starts_of(run: Path) -> list[dict[str, Any]]:
-    """The starts of a run's jobs that got as far as rank 0, in order."""
-    path = run / _STARTS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """The starts of a run's jobs that got as far as rank 0, in order; not a line that was cut off."""
+    path, found = run / _STARTS, []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return [start for start in found if isinstance(start, dict) and {"job", "progress"} <= start.keys()]
 
 
 def newest_start(run: Path) -> Start | None:

@@ -36,13 +36,7 @@ def open_finished(folder: Path, store: str | None = None) -> tuple[RunFolder, Tr
         raise not_a_finished_run(folder)
     request, config = run.request(), run.config()
     opened = _open_store(request["store"]) if store is None else Store.open(store)
-    if opened.content_sha256 != request["content_sha256"]:
-        changed = "the store has changed since the run was trained"
-        raise TrainingError(
-            changed if store is None else "this is not the store that the run was trained on",
-            where=opened.path,
-            hint="bring back the store of the training, or train again under another --name",
-        )
+    run.check_store(opened)
     return run, load_training_data(opened, config, request["where"]), config
 
 

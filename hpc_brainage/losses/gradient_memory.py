@@ -22,7 +22,24 @@ MOST = 2 << 30
 
 _HUGE = 1 << 22  # from here on pages of two megabytes are worth asking for
 
+_FORGOTTEN = 1000
+"""Large gradients, more than a step has, after which a size that was not asked for may be given up."""
+
+
+def _references(pieces: list[mmap.mmap]) -> list[int]:
+    """How often each piece is referred to, counted as this version of Python counts.
+
+    Whether `piece` itself and the argument count differs between versions; so no number stands here.
+    """
+    return [sys.getrefcount(piece) for piece in pieces]
+
+
+_ALONE = _references([mmap.mmap(-1, 1)])[0]
+"""References of a piece that is not lent out."""
+
 _kept: dict[int, list[mmap.mmap]] = {}
+_asked: dict[int, int] = {}
+"""The number of the last call that asked for a size."""
 _lock = Lock()
 
 
@@ -33,10 +50,12 @@ def gradient_like(values: torch.Tensor) -> torch.Tensor:
         return torch.empty(values.shape, dtype=values.dtype, device=values.device)
     with _lock:
         pieces = _kept.setdefault(size, [])
-        for piece in pieces:
-            # `pieces`, `piece` and the argument of getrefcount: nobody else
-            if sys.getrefcount(piece) == 3:
-                return _as_tensor(piece, values)
+        _asked[size] = 1 + max(_asked.values(), default=0)
+        for place, references in enumerate(_references(pieces)):
+            if references == _ALONE:
+                return _as_tensor(pieces[place], values)
+        if size + kept_bytes() > MOST:
+            _give_up_forgotten(_asked[size] - _FORGOTTEN)
         if size + kept_bytes() > MOST:
             return torch.empty(values.shape, dtype=values.dtype)
         pieces.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
@@ -54,6 +73,14 @@ def free_gradient_memory() -> None:
     """Give back all memory that no tensor uses."""
     with _lock:
         _kept.clear()
+        _asked.clear()
+
+
+def _give_up_forgotten(before: int) -> None:
+    """Give back all memory of sizes that were asked for before a call, and not since."""
+    for size in [size for size, call in _asked.items() if call < before]:
+        _kept.pop(size, None)
+        del _asked[size]
 
 
 def _as_tensor(piece: mmap.mmap, values: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,18 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from hpc_brainage.losses import backends
+from hpc_brainage.losses import backends, multi_mse_compiled
 from hpc_brainage.losses.gradient_memory import gradient_like
 from hpc_brainage.losses.linear_mse_gram import gram_pass
-from hpc_brainage.losses.multi_mse import PASSES, Error, check, exact_type, hand_over, reference
+from hpc_brainage.losses.multi_mse import (
+    PASSES,
+    Error,
+    check,
+    exact_type,
+    hand_over,
+    reference,
+    refuse_negative,
+)
 
 TILE = 1 << 19
 """Numbers of a rebuilt tile on a CPU: two megabytes."""
@@ -76,6 +84,7 @@ def linear_multi_mse(
     if form == "reference":
         clean = torch.where((weights != 0)[..., None], hidden_KBH, torch.zeros_like(hidden_KBH))
         return reference(F.linear(clean, W, b), target, weights, error)
+    refuse_negative(weights)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden_KBH, W, b)]
     found: tuple[torch.Tensor, torch.Tensor] = _LinearMSE.apply(
         form, error, wanted, gram, hidden_KBH, W, b, target, weights
@@ -125,19 +134,24 @@ def _tile_pass(
     db = torch.empty_like(W[:, 0]) if of_layer and b is not None else None
     errors = torch.zeros((K, B), dtype=torch.float64, device=W.device)
     width = max(NARROWEST, (TILE_ON_A_GPU if W.is_cuda else TILE) // max(K * B, 1))
+    no_bias = torch.zeros(min(width, features), dtype=exact, device=W.device)
     room = torch.empty(K * B * min(width, features), dtype=exact, device=W.device)
     for left in range(0, features, width):
         part = slice(left, min(left + width, features))
         W_j = W[part].to(exact)
         rebuilt = room[: K * B * len(W_j)].view(K * B, len(W_j))
-        if b is None:
-            torch.mm(hidden_NH, W_j.t(), out=rebuilt)
-        else:
-            torch.addmm(b[part].to(exact), hidden_NH, W_j.t(), out=rebuilt)
-        views = rebuilt.view(K, B, len(W_j)).unbind(0)
+        b_j = no_bias[: len(W_j)] if b is None else b[part].to(exact)
         goal = target[:, part]
         goal = goal if target.stride(1) == 1 else goal.contiguous()
-        errors += PASSES[form](views, goal, weights, error == "squared", views if any_wanted else None)
+        if form == "compiled":
+            torch.mm(hidden_NH, W_j.t(), out=rebuilt)
+            sums = multi_mse_compiled.layer_pass(rebuilt, b_j, goal, weights, error == "squared", errors)
+        else:
+            torch.addmm(b_j, hidden_NH, W_j.t(), out=rebuilt)
+            views = rebuilt.view(K, B, len(W_j)).unbind(0)
+            written = views if any_wanted else None
+            errors += PASSES[form](views, goal, weights, error == "squared", written)[1]
+            sums = None
         if not any_wanted:
             continue
         gradient = rebuilt
@@ -148,7 +162,7 @@ def _tile_pass(
             else:
                 dW[part] = gradient.t() @ hidden_NH
         if db is not None:
-            db[part] = gradient.sum(dim=0)
+            db[part] = gradient.sum(dim=0) if sums is None else sums
     return errors, (dh.view(K, B, H), dW, db) if any_wanted else None
 
 

@@ -27,6 +27,8 @@ from hpc_brainage.losses.gradient_memory import gradient_like
 
 Error = Literal["squared", "absolute"]
 
+_ERRORS = frozenset(get_args(Error))
+
 PASSES = {
     "tiled": multi_mse_tiled.one_pass,
     "compiled": multi_mse_compiled.one_pass,
@@ -61,7 +63,8 @@ def masked_multi_mse(
 
     Raises
     ------
-    ValueError : shapes or types do not fit, or a gradient is asked for that there is none of.
+    ValueError : shapes or types do not fit, a gradient is asked for that there is none of, a fused form on
+        a CPU finds a negative weight, or what shall be overwritten shares its memory.
     RuntimeError : in a second derivative.
     """
     slabs = (recons,) if isinstance(recons, torch.Tensor) else tuple(recons)
@@ -69,11 +72,14 @@ def masked_multi_mse(
     check(views, target, weights, error)
     if overwrite and any(slab.is_leaf and slab.requires_grad for slab in slabs):
         raise ValueError("a leaf is a parameter or an input, and cannot be overwritten by its gradient")
+    if overwrite and _share_memory([*slabs, target]):
+        raise ValueError("reconstructions or target lie in the same memory, and cannot be overwritten")
     weights = weights.to(exact_type(views[0]))
     form = backends.choose(views[0], len(views) * target.numel())
     if form == "reference":
         whole = recons if isinstance(recons, torch.Tensor) else torch.stack(views)
         return reference(whole, target, weights, error)
+    refuse_negative(weights)
     wanted = torch.is_grad_enabled() and any(slab.requires_grad for slab in slabs)
     found: tuple[torch.Tensor, torch.Tensor] = _OnePass.apply(
         form, error, wanted, overwrite, target, weights, *slabs
@@ -96,7 +102,7 @@ def check(recons: Sequence[torch.Tensor], target: torch.Tensor, weights: torch.T
 
     `recons` are K of (B, F), or whatever has as many rows and columns.
     """
-    if error not in get_args(Error):
+    if error not in _ERRORS:
         raise ValueError(f"error {error!r} is neither squared nor absolute")
     if not recons:
         raise ValueError("there is no reconstruction")
@@ -117,6 +123,12 @@ def check(recons: Sequence[torch.Tensor], target: torch.Tensor, weights: torch.T
         raise ValueError("neither the target nor the weights have a gradient here: detach them")
 
 
+def refuse_negative(weights: torch.Tensor) -> None:
+    """Raise ValueError where a weight is negative; on a GPU that would have to be waited for."""
+    if weights.device.type == "cpu" and bool((weights < 0).any()):
+        raise ValueError("a weight is negative")
+
+
 def exact_type(values: torch.Tensor) -> torch.dtype:
     """In which differences and sums are taken."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
@@ -132,11 +144,7 @@ def hand_over(gradients: list[torch.Tensor | None], upstream: torch.Tensor) -> l
     RuntimeError : a graph of the gradients is asked for: they would count as constants in it; or they were
         handed over before.
     """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "a fused loss has no second derivative, so create_graph=True does not go through it; "
-            "hpc_brainage.losses.backends.using('reference') has one"
-        )
+    backends.refuse_second_derivative()
     if not gradients:
         raise RuntimeError(
             "this graph's gradients were used before: call backward(retain_graph=True) first"
@@ -169,6 +177,21 @@ def _matrices(slabs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return views
 
 
+def _share_memory(matrices: Sequence[torch.Tensor]) -> bool:
+    """Whether a dense one lies where another one does; only dense ones are overwritten."""
+    filled = [one for one in matrices if one.numel()]
+    spans = []
+    for one in filled:
+        last = sum((size - 1) * stride for size, stride in zip(one.shape, one.stride(), strict=True))
+        spans.append((one.data_ptr(), one.data_ptr() + (last + 1) * one.element_size()))
+    dense = [one.is_contiguous() for one in filled]
+    return any(
+        (dense[i] or dense[j]) and spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]
+        for i in range(len(filled))
+        for j in range(i)
+    )
+
+
 def _dense_columns(matrix: torch.Tensor) -> torch.Tensor:
     return matrix if matrix.stride(1) == 1 or matrix.shape[1] <= 1 else matrix.contiguous()
 
@@ -193,17 +216,20 @@ class _OnePass(torch.autograd.Function):
                 slab.detach() if overwrite and slab.is_contiguous() else gradient_like(slab)
                 for slab in slabs
             ]
-        errors = PASSES[form](
+        loss, errors_KB = PASSES[form](
             [_dense_columns(recon) for recon in _matrices(slabs)],
             _dense_columns(target),
             weights,
             error == "squared",
             None if written is None else _matrices(written),
         )
+        for slab, own in zip(slabs, written or (), strict=False):
+            if own.data_ptr() == slab.data_ptr():
+                # Kernels write unseen by torch; an operation that needs the old values must be told.
+                torch.autograd.graph.increment_version(own)
         ctx.gradients = written
-        errors_KB = errors.to(weights.dtype)
         ctx.mark_non_differentiable(errors_KB)
-        return (weights * errors).sum().to(weights.dtype), errors_KB
+        return loss, errors_KB
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

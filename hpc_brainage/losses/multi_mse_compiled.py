@@ -18,9 +18,6 @@ from pathlib import Path
 
 import torch
 
-COLUMNS = 8192
-"""Columns of a task, as in `multi_mse.c`."""
-
 _SOURCE = Path(__file__).with_name("multi_mse.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c11")
 _SECONDS = 60
@@ -42,8 +39,8 @@ def one_pass(
     weights: torch.Tensor,
     squared: bool,
     gradients: Sequence[torch.Tensor] | None,
-) -> torch.Tensor:
-    """Errors (K, B) in float64; gradients are written where there is room for them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and the errors (K, B), in float32; gradients are written where there is room for them.
 
     Parameters
     ----------
@@ -53,36 +50,65 @@ def one_pass(
     squared : or absolute errors.
     gradients : K of (B, F) to be written; each may be its reconstruction itself.
     """
-    function = _compiled()[0]
-    assert function is not None, "no compiler; `lacks` says so"
-    target = target.to(torch.float32)
+    target, weights = target.to(torch.float32), weights.contiguous()
     (scans, columns), count = target.shape, len(recons)
-    pieces = -(-columns // COLUMNS)
-    partial = torch.empty(count * scans * pieces, dtype=torch.float64)
-    errors = torch.empty((count, scans), dtype=torch.float64)
-    weights = weights.contiguous()
-    function(
-        count, scans, columns, squared, *_pointers(recons), target.data_ptr(), target.stride(0),
-        *(_pointers(gradients) if gradients is not None else (None, None)),
-        weights.data_ptr(), partial.data_ptr(), errors.data_ptr(),
+    places = [recon.data_ptr() for recon in recons] + [recon.stride(0) for recon in recons]
+    if gradients is not None:
+        places += [written.data_ptr() for written in gradients]
+        places += [written.stride(0) for written in gradients]
+    errors, loss = torch.empty((count, scans)), torch.empty(())
+    failed = _functions().multi_mse(
+        count, scans, columns, squared, gradients is not None, _numbers(len(places))(*places),
+        target.data_ptr(), target.stride(0), weights.data_ptr(), errors.data_ptr(), loss.data_ptr(),
     )  # fmt: skip
-    for written in gradients or ():
-        # torch has not seen the writing; an operation that needs the old values must be told.
-        torch.autograd.graph.increment_version(written)
-    return errors
+    if failed:
+        raise MemoryError("no memory for the errors of each scan")
+    return loss, errors
 
 
-def _pointers(matrices: Sequence[torch.Tensor]) -> tuple[ctypes.Array, ctypes.Array]:
-    count = len(matrices)
-    return (
-        (ctypes.c_void_p * count)(*[matrix.data_ptr() for matrix in matrices]),
-        (ctypes.c_int64 * count)(*[matrix.stride(0) for matrix in matrices]),
-    )
+def layer_pass(
+    rebuilt: torch.Tensor,
+    bias: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+    squared: bool,
+    errors: torch.Tensor,
+) -> torch.Tensor:
+    """Make a linear layer's reconstructions their own gradients; gives these, summed, the bias's own (F,).
+
+    Parameters
+    ----------
+    rebuilt : (K·B, F) float32, dense, in which the bias is not yet.
+    bias : (F,) float32.
+    target : (B, F) with dense columns; of another type it is made float32.
+    weights : (K, B) float32.
+    squared : or absolute errors.
+    errors : (K, B) float64, dense; the errors are added to it.
+    """
+    target, weights, bias = target.to(torch.float32), weights.contiguous(), bias.contiguous()
+    sums = torch.empty_like(bias)
+    failed = _functions().layer_mse(
+        *weights.shape, rebuilt.shape[1], squared, rebuilt.data_ptr(), bias.data_ptr(), target.data_ptr(),
+        target.stride(0), weights.data_ptr(), sums.data_ptr(), errors.data_ptr(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for the errors of each scan")
+    return sums
+
+
+_numbers = functools.cache(lambda count: ctypes.c_int64 * count)
+"""The type of so many numbers; made anew it would take longer than what it is for."""
+
+
+def _functions() -> ctypes.CDLL:
+    library = _compiled()[0]
+    assert library is not None, "no compiler; `lacks` says so"
+    return library
 
 
 @functools.cache
-def _compiled() -> tuple[ctypes._CFuncPtr | None, str]:  # type: ignore[name-defined]
-    """The function, or None and why not."""
+def _compiled() -> tuple[ctypes.CDLL | None, str]:
+    """The functions, or None and why not."""
     compiler = compiler_name()
     if not compiler:
         return None, "a C compiler: cc, gcc or clang"
@@ -94,13 +120,14 @@ def _compiled() -> tuple[ctypes._CFuncPtr | None, str]:  # type: ignore[name-def
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 return None, f"a C compiler with OpenMP; {compiler} says: {last}"
-            function = ctypes.CDLL(str(library)).multi_mse
+            functions = ctypes.CDLL(str(library))
         except (OSError, subprocess.SubprocessError) as reason:
             return None, f"a C compiler with OpenMP; {compiler} failed: {reason}"
-    number, place = ctypes.c_int64, ctypes.c_void_p
-    function.restype = None
-    function.argtypes = [
-        number, number, number, ctypes.c_int, place, place, place, number, place, place, place, place,
-        place,
+    number, place, truth = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+    functions.multi_mse.argtypes = [
+        number, number, number, truth, truth, place, place, number, place, place, place
     ]  # fmt: skip
-    return function, ""
+    functions.layer_mse.argtypes = [
+        number, number, number, truth, place, place, place, number, place, place, place
+    ]  # fmt: skip
+    return functions, ""

@@ -22,8 +22,8 @@ def one_pass(
     weights: torch.Tensor,
     squared: bool,
     gradients: Sequence[torch.Tensor] | None,
-) -> torch.Tensor:
-    """Errors (K, B) in float64; gradients are written where there is room for them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and the errors (K, B); gradients are written where there is room for them.
 
     As `multi_mse_compiled.one_pass`, for any device and floating type. Differences are taken in float32,
     or in float64 if the reconstructions are.
@@ -54,7 +54,7 @@ def one_pass(
             difference.mul_(slope[k, rows, None])
             if difference is not written:
                 written.copy_(difference)
-    return errors
+    return (weights * errors).sum().to(exact), errors.to(exact)
 
 
 def _tiles(scans: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:

@@ -42,8 +42,8 @@ def one_pass(
     weights: torch.Tensor,
     squared: bool,
     gradients: Sequence[torch.Tensor] | None,
-) -> torch.Tensor:
-    """Errors (K, B) in float64; gradients are written where there is room for them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss and the errors (K, B); gradients are written where there is room for them.
 
     As `multi_mse_compiled.one_pass`, for float32, bfloat16 and float16; all arithmetic is float32.
     """
@@ -75,7 +75,8 @@ def one_pass(
                 COLUMNS=COLUMNS,
                 num_warps=_WARPS,
             )
-    return partial.sum(dim=2, dtype=torch.float64)
+    errors = partial.sum(dim=2, dtype=torch.float64)
+    return (weights * errors).sum().to(weights.dtype), errors.to(weights.dtype)
 
 
 def scale_unless_one(gradient: torch.Tensor, factor: torch.Tensor) -> None:

@@ -205,6 +205,8 @@ def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bun
         for name, tensor in member.state_dict().items()
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.????????.tmp"):  # of somebody who was killed here
+        remove_tree(left)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     weights = save(arrays)
     info = info.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})

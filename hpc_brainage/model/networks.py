@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hpc_brainage.model.noise import Draws
-from hpc_brainage.model.volume_encoders import VolumeEncoder
+from hpc_brainage.model.volume_encoders import VolumeEncoder, is_lowered
 
 LOG_VARIANCE_RANGE = (-8.0, 8.0)
 
@@ -63,6 +63,16 @@ class MLP(nn.Sequential):
         return x
 
 
+class LastLayer(nn.Linear):
+    """A network's last layer, in the precision of its weights even where autocast lowers all others."""
+
+    def forward(self, h_BH: torch.Tensor) -> torch.Tensor:
+        if not is_lowered(h_BH.device):
+            return super().forward(h_BH)
+        with torch.autocast(h_BH.device.type, enabled=False):
+            return super().forward(h_BH.to(self.weight.dtype))
+
+
 class VolumeTrunk(nn.Module):
     """A volume's encoder, and dropout of the features that it gives."""
 
@@ -83,8 +93,8 @@ class Encoder(nn.Module):
     def __init__(self, trunk: MLP | VolumeTrunk, code: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.mu = nn.Linear(trunk.width, code)
-        self.log_variance = nn.Linear(trunk.width, code)
+        self.mu = LastLayer(trunk.width, code)
+        self.log_variance = LastLayer(trunk.width, code)
 
     def forward(
         self, x: torch.Tensor, draws: Draws | None = None, stream: int = 0
@@ -103,7 +113,7 @@ class Decoder(nn.Module):
     def __init__(self, code: int, hidden: Sequence[int], width: int) -> None:
         super().__init__()
         self.trunk = MLP(code, hidden, dropout=0.0)
-        self.out = nn.Linear(self.trunk.width, width)
+        self.out = LastLayer(self.trunk.width, width)
 
     def forward(self, code_BD: torch.Tensor) -> torch.Tensor:
         return self.out(self.trunk(code_BD))

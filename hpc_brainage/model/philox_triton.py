@@ -22,8 +22,9 @@ def _words(c0, c1, c2, c3, words, seed, number, BLOCK: tl.constexpr):
     first, second, third, fourth = tl.philox(seed, first, second, third, fourth)
     tl.store(words + place, first.to(tl.int64), mask=inside)
     tl.store(words + number + place, second.to(tl.int64), mask=inside)
-    tl.store(words + 2 * number + place, third.to(tl.int64), mask=inside)
-    tl.store(words + 3 * number + place, fourth.to(tl.int64), mask=inside)
+    # Address by address: three times `number` may be more than its 32 bits hold.
+    tl.store(words + number + number + place, third.to(tl.int64), mask=inside)
+    tl.store(words + number + number + number + place, fourth.to(tl.int64), mask=inside)
 
 
 def philox_words(

@@ -213,7 +213,7 @@ class SAAVAE(nn.Module):
         """
         found = {}
         for role in self.roles:
-            clean = torch.where(_like(present[role], x[role]), x[role], torch.zeros_like(x[role]))
+            clean = _cleared(x[role], present[role])
             found[role] = self.encoders[role](clean, draws, Stream.ENCODER + ROLES.index(role) * LAYERS)
         return found
 
@@ -248,7 +248,8 @@ class SAAVAE(nn.Module):
         layer = decoder.out
         if layer.weight.shape != (layer.out_features, layer.in_features):
             return None
-        return decoder.trunk(self._decoded(shared_BC, distinct_BU, sex)), layer
+        hidden_BH = decoder.trunk(self._decoded(shared_BC, distinct_BU, sex))
+        return hidden_BH.to(layer.weight.dtype), layer
 
     def _decoded(
         self, shared_BC: torch.Tensor, distinct_BU: torch.Tensor, sex: torch.Tensor | None
@@ -307,7 +308,7 @@ class SAAVAE(nn.Module):
         if self.takes_sex_columns:
             codes_BR, presence = joined.tensor_split([-len(self.roles)], dim=1)
             joined = torch.cat([codes_BR, sex_columns(sex, codes_BR), presence], dim=1)
-        return self.regress_joined(joined, x, present, sex, draws, subset)
+        return self.regress_joined(joined, self.linear(x, present), present, sex, draws, subset)
 
     @property
     def takes_sex_columns(self) -> bool:
@@ -317,26 +318,36 @@ class SAAVAE(nn.Module):
     def regress_joined(
         self,
         joined_BR: torch.Tensor,
-        x: Mapping[str, torch.Tensor],
+        linear: Mapping[str, torch.Tensor],
         present: Mapping[str, torch.Tensor],
         sex: torch.Tensor,
         draws: Draws | None = None,
         subset: int = 0,
     ) -> AgeEstimate:
         """`regress`, from codes and presence as `join` gives them, with the columns of sex where there are
-        any."""
+        any, and from what `linear` gives of these modalities or more."""
         if self.config.sex == "embed":
             codes_BR, presence = joined_BR.tensor_split([-len(self.roles)], dim=1)
             embedded = self.sex_embedding(sex_columns(sex, codes_BR))
             joined_BR = torch.cat([codes_BR, embedded, presence], dim=1)
         stream = Stream.REGRESSOR + subset * LAYERS
         out = self.regressor(joined_BR, sex, draws, stream)
-        for role, path in self.linear_paths.items():
-            linear = self._coarse(role, x[role])
-            clean = torch.where(present[role][:, None], linear, torch.zeros_like(linear))
-            step = path(clean)
-            out = out + F.pad(step, (0, out.shape[1] - step.shape[1]))
+        for role, step in linear.items():
+            here = torch.where(present[role][:, None], step, 0.0)
+            out = out + F.pad(here, (0, out.shape[1] - step.shape[1]))
         return age_estimate(out, self.age_form)
+
+    def linear(
+        self, x: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """By role, what the linear path adds to the regressor's first outputs, (B, 1) or (B, outputs).
+
+        It takes all of `x`, so that it is worth calling once for all subsets of the modalities.
+        """
+        return {
+            role: path(_cleared(self._coarse(role, x[role]), present[role]))
+            for role, path in self.linear_paths.items()
+        }
 
     def join(
         self, codes: Mapping[str, Code], present: Mapping[str, torch.Tensor], draws: Draws | None = None
@@ -391,5 +402,9 @@ class SAAVAE(nn.Module):
         return total / precision
 
 
-def _like(mask_B: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return mask_B.view(-1, *([1] * (x.dim() - 1)))
+def _cleared(x: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
+    """`x` with zeros for absent scans; `x` itself where a CPU sees that nobody is absent."""
+    untold = torch._C._functorch.is_functorch_wrapped_tensor(present_B) or torch.compiler.is_compiling()
+    if present_B.device.type == "cpu" and not untold and bool(present_B.all()):
+        return x
+    return torch.where(present_B.view(-1, *([1] * (x.dim() - 1))), x, 0.0)

@@ -53,8 +53,22 @@ class Convolution(nn.Conv3d):
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         layout = torch.contiguous_format if h.device.type == "cpu" else torch.channels_last_3d
-        weight = self.weight.contiguous(memory_format=layout)
-        return F.conv3d(h, weight, self.bias, self.stride, self.padding)
+        weight = self.weight.to(h.dtype).contiguous(memory_format=layout)
+        bias = None if self.bias is None else self.bias.to(h.dtype)
+        return F.conv3d(h, weight, bias, self.stride, self.padding)
+
+
+def is_lowered(device: torch.device) -> bool:
+    """Whether autocast lowers the precision of what is computed on a device at this moment."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+class Norm(nn.GroupNorm):
+    """A group norm that gives the precision that it takes; its means and variances are single at least."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weight.to(h.dtype), self.bias.to(h.dtype)
+        return F.group_norm(h, self.num_groups, weight, bias, self.eps)
 
 
 class VolumeEncoder(nn.Module):
@@ -77,8 +91,19 @@ class VolumeEncoder(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x_BXYZ: torch.Tensor) -> torch.Tensor:
-        """Features of shape (B, width)."""
-        h = x_BXYZ[:, None].contiguous()
+        """Features of shape (B, width); where autocast lowers the precision, in that.
+
+        All of it: left to itself, autocast would have norms on a GPU and pools on a processor give single
+        precision, and what they give is most of what a step keeps.
+        """
+        h, device = x_BXYZ[:, None].contiguous(), x_BXYZ.device.type
+        if not is_lowered(x_BXYZ.device):
+            return self._features(h)
+        h = h.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return self._features(h)
+
+    def _features(self, h: torch.Tensor) -> torch.Tensor:
         twice = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             h = _computed_twice(block, h) if twice else block(h)
@@ -146,7 +171,7 @@ class DenseNet121(VolumeEncoder):
                         _norm(channels),
                         nn.ReLU(),
                         Convolution(channels, channels // 2, 1, bias=False),
-                        _Halve(nn.AvgPool3d(2)),
+                        _Halve(_MeanPool(2)),
                     )
                 )
                 channels //= 2
@@ -199,6 +224,15 @@ class _Halve(nn.Module):
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.pool(h) if min(h.shape[2:]) >= 2 else h
+
+
+class _MeanPool(nn.AvgPool3d):
+    """A mean over blocks of voxels; on a processor PyTorch has none in bfloat16."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        if h.device.type == "cpu" and h.dtype == torch.bfloat16:
+            return super().forward(h.float()).to(h.dtype)
+        return super().forward(h)
 
 
 class _Residual(nn.Module):
@@ -254,5 +288,5 @@ def _stem() -> nn.Sequential:
     )
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+def _norm(channels: int) -> Norm:
+    return Norm(math.gcd(GROUPS, channels), channels)

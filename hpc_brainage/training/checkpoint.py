@@ -6,6 +6,7 @@ same store; that is how a run that was cut off goes on.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import BrainAgeError
 from hpc_brainage.files import read_json, sha256_of_file, write_bytes, write_json
 from hpc_brainage.model.member import Member
+
+_UNUSABLE = (BrainAgeError, SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,21 @@ class MemberCheckpoint:
         write_json(self._record, record)
 
     def load_finished(self, config: RunConfig) -> tuple[Member, dict[str, Any]] | None:
-        """The finished member, or None if there is none that can be trusted."""
-        if not (self._record.is_file() and self._weights.is_file()):
+        """The finished member, or None if there is none that can be trusted; the log says why."""
+        if not self._record.is_file():
             return None
         try:
             record = read_json(self._record)
-            if record["key"] != self.key or record["weights_sha256"] != sha256_of_file(self._weights):
-                return None
+            if record["key"] != self.key:
+                raise ValueError("it is of other settings, another store or other software")
+            if record["weights_sha256"] != sha256_of_file(self._weights):
+                raise ValueError("its weights are damaged")
             member = Member.from_record(record["member"], config)
             member.load_state_dict(load_file(self._weights))
             return member.eval(), record["summary"]
-        except (BrainAgeError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError):
+        except _UNUSABLE as why:
+            reason = why.what if isinstance(why, BrainAgeError) else why
+            _LOG.warning("member %d is trained again: %s (%s)", self.index, self._record, reason)
             return None
 
     @property

@@ -22,7 +22,12 @@ from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, TrainingError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)
-_LOST = re.compile(r"gloo|nccl|distbackenderror|distnetworkerror|connection (closed|reset)|timed out", re.I)
+_LOST = re.compile(
+    r"gloo|nccl|distbackenderror|distnetworkerror|diststoreerror"
+    r"|connection (closed|re)|broken pipe|timed out",
+    re.I,
+)
+"""What gloo, NCCL and torch's store say of a process that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,14 @@ class LostProcess(TrainingError):  # noqa: N818 - says what has happened
     """Another process of the run has ended, or does not answer; the reason stands in its log."""
 
 
+def tells_of_a_loss(error: Exception) -> bool:
+    """Whether an error only says that another process of the run is gone: that is no reason of its own."""
+    if isinstance(error, BrainAgeError):
+        return isinstance(error, LostProcess)
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError | OSError) and _LOST.search(said) is not None
+
+
 @contextmanager
 def others_may_be_lost(processes: Processes) -> Iterator[None]:
     """Say in the user's words when the others cannot be reached any more.
@@ -75,7 +88,7 @@ def others_may_be_lost(processes: Processes) -> Iterator[None]:
     except BrainAgeError:
         raise
     except RuntimeError as problem:
-        if processes.world_size == 1 or not _LOST.search(f"{type(problem).__name__}: {problem}"):
+        if processes.world_size == 1 or not tells_of_a_loss(problem):
             raise
         raise LostProcess(
             "another process of the run has ended or does not answer",
@@ -96,7 +109,7 @@ def join_processes(device: str, timeout: timedelta = TIMEOUT) -> Processes:
     Raises
     ------
     TrainingError : only some of the launcher's variables are set.
-    EnvironmentLacks : "cuda" was asked for and there is none.
+    EnvironmentLacks : "cuda" was asked for and there is none, or fewer GPUs than processes on this node.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise EnvironmentLacks(
@@ -106,6 +119,15 @@ def join_processes(device: str, timeout: timedelta = TIMEOUT) -> Processes:
         )
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     launched = _launched()
+    # DeepSpeed reads LOCAL_RANK at every turn.
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    if use_cuda and local_rank >= (devices := torch.cuda.device_count()):
+        raise EnvironmentLacks(
+            f"process {local_rank + 1} of this node has no GPU of its own",
+            where=f"LOCAL_RANK={local_rank}",
+            expected=f"at most {devices} processes on this node",
+            hint="start fewer processes, or --set training.device=cpu",
+        )
     deepspeed = import_deepspeed(use_cuda)
     backend = "nccl" if use_cuda else "gloo"
     if not torch.distributed.is_initialized():
@@ -115,8 +137,6 @@ def join_processes(device: str, timeout: timedelta = TIMEOUT) -> Processes:
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
-    # DeepSpeed reads LOCAL_RANK at every turn.
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if use_cuda:
         torch.cuda.set_device(local_rank)
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")

@@ -6,10 +6,11 @@ their sex and their age, so that every fold has the same mix of the three.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hpc_brainage.errors import TrainingError
 
@@ -65,6 +66,19 @@ def hold_back(scans: pd.DataFrame, rows: np.ndarray, share: float, seed: int) ->
     pieces = min(_FINE, part["participant_id"].nunique())
     piece = assign_folds(part, [""] * len(part), pieces, seed)
     return rows[piece < max(1, round(share * pieces))]
+
+
+def presence_groups(present: Mapping[str, torch.Tensor], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of which some modality is there, and of each the number of what it has, for `epoch_order`.
+
+    Parameters
+    ----------
+    present : by modality, bool (scans,). Who has too few features of every one teaches nothing.
+    rows : of these.
+    """
+    has = torch.stack(list(present.values())).numpy()
+    rows = rows[has[:, rows].any(axis=0)]
+    return rows, (has * 2 ** np.arange(len(has))[:, None]).sum(axis=0)[rows]
 
 
 def epoch_order(groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:

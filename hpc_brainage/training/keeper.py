@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from hpc_brainage.errors import TrainingError
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Piece
-from hpc_brainage.training.lease import Lease
+from hpc_brainage.training.lease import Lease, TakenOver
 from hpc_brainage.training.snapshot import Snapshot, Snapshots
 from hpc_brainage.training.stop import Agreement, Signals, Stopped, Wish
 
@@ -67,6 +66,7 @@ class Keeper:
     seconds: float
     lease: Lease | None = None
     _snapshots: Snapshots | None = None
+    _spared: bool = False
     _last: float = 0.0
     _buffer: torch.Tensor | None = None
     _writing: Future[None] | None = None
@@ -100,10 +100,11 @@ class Keeper:
         ------
         Stopped : a process was told to stop; everything is saved.
         KeyboardInterrupt : a person has pressed Ctrl-C; everything is saved.
-        TrainingError : another training has taken the run's folder.
+        TakenOver : another training has taken the run's folder.
+        TrainingError : `state` finds that there is nothing worth saving.
         """
         if self.lease is not None and self.lease.is_lost:
-            raise TrainingError(
+            raise TakenOver(
                 "another training has taken this folder, as if this one were dead", where=self.folder.parent
             )
         due = Wish.SAVE if self._is_due() else Wish.GO_ON
@@ -135,13 +136,20 @@ class Keeper:
         if self.processes.rank < writers:
             self._writing = self._writer.submit(self._write, self._snapshots, state, pieces, sizes, writers)
 
+    def spare(self) -> None:
+        """What was begun cannot be kept elsewhere: its checkpoints stay, and training can go on from them.
+
+        The first process's word counts.
+        """
+        self._spared = True
+
     def end(self) -> None:
-        """What was begun is finished and kept elsewhere: its checkpoints are removed."""
+        """What was begun is finished: its checkpoints are removed, unless nothing else is left of it."""
         self._wait()
         self.agreement.meet()
-        if self.processes.is_first and self._snapshots is not None:
+        if self.processes.is_first and self._snapshots is not None and not self._spared:
             self._snapshots.remove()
-        self._snapshots = None
+        self._snapshots, self._spared = None, False
 
     def _is_due(self) -> bool:
         """Whether the first process's clock says so; it asks once."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hpc_brainage.cluster.process import started_at
 from hpc_brainage.errors import BrainAgeError, TrainingError
 from hpc_brainage.files import read_json, write_json
 
@@ -24,6 +25,10 @@ BEAT = 3.0
 """Seconds between two touches."""
 PATIENCE = 30.0
 """Seconds that a file must stay untouched until its owner counts as dead."""
+
+
+class TakenOver(TrainingError):  # noqa: N818 - says what has happened
+    """Somebody else trains in the folder now, and everything in it is theirs."""
 
 
 class Lease:
@@ -148,6 +153,20 @@ class Lease:
         )
 
 
+def holder_is_gone(path: Path) -> bool:
+    """Whether a lease was left by a process of this machine that is there no more.
+
+    Of a process of another machine that is not known: False.
+    """
+    try:
+        found = read_json(path)
+    except BrainAgeError:
+        return False
+    if not isinstance(found, dict) or found.get("machine") is None or found["machine"] != _machine():
+        return False
+    return _born(found.get("pid", 0)) != found.get("born")
+
+
 def _machine() -> str | None:
     """This machine since it was booted, and which of its containers; None where that cannot be told."""
     try:
@@ -159,7 +178,5 @@ def _machine() -> str | None:
 
 def _born(pid: int) -> str | None:
     """When a process of this machine was started, in the kernel's count; None if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    ticks = started_at(pid)
+    return str(ticks) if ticks else None

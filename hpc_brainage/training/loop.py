@@ -6,6 +6,7 @@ Every process of a run goes through the same steps at the same time. Where somet
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,7 +22,7 @@ from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import TrainingData
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Engine
-from hpc_brainage.training.folds import batches, epoch_order, hold_back
+from hpc_brainage.training.folds import batches, epoch_order, hold_back, presence_groups
 from hpc_brainage.training.keeper import Keeper, State
 from hpc_brainage.training.objective import Objective
 from hpc_brainage.training.prediction import mean_absolute_error, predict_rows
@@ -30,6 +31,7 @@ from hpc_brainage.training.progress import Progress
 from hpc_brainage.training.snapshot import Snapshot
 from hpc_brainage.training.steps import Steps
 
+_LOG = logging.getLogger(__name__)
 _CHECKED = 64
 """Training scans whose ages a trained member must be able to say."""
 _CALM_DOWN = "lower training.learning_rate or set training.gradient_clipping to 1.0"
@@ -80,17 +82,19 @@ def train_member(
     torch.manual_seed(task.seed)
     member = new_member(data, rows, config)
     inputs, present = network_inputs(member, data, processes.device)
-    has = torch.stack(list(present.values())).numpy()
-    rows = rows[
-        np.any(has[:, rows], axis=0)
-    ]  # people with too few features of every modality teach nothing
+    rows, groups = presence_groups(present, rows)
     member.to(processes.device)
     objective = Objective(deepcopy(member.network), config)
-    groups = (has * 2 ** np.arange(len(has))[:, None]).sum(axis=0)[rows]
     shares = processes.world_size * settings.accumulation
     if len(rows) < shares:
         raise TrainingError(f"{len(rows)} training scans are too few to be shared out in {shares} parts")
+    steps_alone = len(batches(rows, settings.batch_size))
     total_steps = settings.epochs * len(batches(rows, settings.batch_size, shares))
+    if total_steps != settings.epochs * steps_alone and processes.is_first:
+        _LOG.warning(
+            "member %d: the last scans of an epoch are fewer than the %d parts of a step and join the step"
+            " before, so it learns in other steps than one process would", task.index, shares,
+        )  # fmt: skip
     found = keeper.begin(f"member-{task.index}") if keeper else None
     progress = _progress(found, member, processes)
     if on_begin:
@@ -101,7 +105,7 @@ def train_member(
 
     def after_step() -> None:
         if keeper:
-            keeper.after_step(lambda: _state(engine, progress, processes))
+            keeper.after_step(lambda: _state(engine, progress, processes, task))
 
     steps = Steps(data, member, inputs, present, task.seed, settings, processes, progress, total_steps)
     best = progress.best
@@ -139,8 +143,15 @@ def train_member(
     return member.eval(), summary
 
 
-def _state(engine: Engine, progress: Progress, processes: Processes) -> State:
-    """What a checkpoint holds of a member; all processes make it at the same step."""
+def _state(engine: Engine, progress: Progress, processes: Processes, task: MemberTask) -> State:
+    """What a checkpoint holds of a member; all processes make it at the same step.
+
+    Raises
+    ------
+    TrainingError : the loss is not finite, and nothing can go on from here.
+    """
+    shares = processes.gathered(torch.stack(list(progress.sums.values())).float())
+    check_loss(float(np.sum(shares, axis=0)[list(progress.sums).index("loss")]), progress.epoch, task)
     sizes = engine.sizes()
     pieces = engine.pieces()
     best = {f"best/{name}": value for name, value in (progress.best.state or {}).items()}
@@ -149,7 +160,7 @@ def _state(engine: Engine, progress: Progress, processes: Processes) -> State:
         pieces=pieces,
         fixed=best,
         sizes={key: 1 if key.startswith("step/") else sizes[key.partition("/")[2]] for key in pieces},
-        record=progress.describe(processes.gathered(torch.stack(list(progress.sums.values())).float())),
+        record=progress.describe(shares),
     )
 
 

@@ -7,6 +7,7 @@ by counts of the whole step, over all processes, so that the number of processes
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -143,7 +144,9 @@ class Objective(nn.Module):
                 hint="--set loss.ratio_kind=sq, or train with one process",
             )
         roles = self.model.roles
-        mu, log_variance = zip(*self.model.gaussians(batch.x, batch.present, draws).values(), strict=True)
+        with self._lower_precision(sex.device):
+            gaussians = self.model.gaussians(batch.x, batch.present, draws)
+        mu, log_variance = zip(*gaussians.values(), strict=True)
         counts = [batch.counts[role] for role in roles]
         latent = latent_block(
             mu,
@@ -162,8 +165,9 @@ class Objective(nn.Module):
         predicted from."""
         losses, shares = [], []
         joined = latent.joined.unbind()
+        linear = self.model.linear(batch.x, batch.present)
         for number, (present, mask, count) in enumerate(self._age_subsets(batch)):
-            estimate = self.model.regress_joined(joined[number], batch.x, present, sex, draws, number)
+            estimate = self.model.regress_joined(joined[number], linear, present, sex, draws, number)
             losses.append(self._age_error(estimate, batch.age, mask, count))
             shares.append(torch.as_tensor(count, device=mask.device) > 0)
         someone = torch.stack(shares).to(losses[0])
@@ -250,9 +254,11 @@ class Objective(nn.Module):
         full. Any other decoder's reconstructions are nobody else's, and may be overwritten.
         """
         K, B = weights_KB.shape
-        last = self.model.before_last_layer(role, shared_NC, distinct_NU, sex_N)
+        with self._lower_precision(sex_N.device):
+            last = self.model.before_last_layer(role, shared_NC, distinct_NU, sex_N)
+            if last is None:
+                rebuilt = self.model.decode(role, shared_NC, distinct_NU, sex_N)
         if last is None:
-            rebuilt = self.model.decode(role, shared_NC, distinct_NU, sex_N)
             return masked_multi_mse(rebuilt.view(K, B, -1), target_BF, weights_KB, overwrite=True)
         hidden_NH, layer = last
         return linear_multi_mse(hidden_NH.view(K, B, -1), layer.weight, layer.bias, target_BF, weights_KB)
@@ -294,6 +300,13 @@ class Objective(nn.Module):
             n = batch.counts[f"{role}_sexed"]
             losses.append(sex_loss(logit, batch.sex, batch.present[role], n))
         return torch.stack(losses).mean()
+
+    def _lower_precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """Within it encoders and decoders compute in bfloat16 up to their last layers, if the run shall."""
+        if self.config.training.precision == "fp32":
+            return nullcontext()
+        # Nothing is called twice in a step, so that casts of weights need not be remembered.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     def _seen_sex(self, batch: Batch, draws: Draws) -> torch.Tensor:
         """The sexes as the model sees them: some hidden, so that an unknown sex can be scored."""

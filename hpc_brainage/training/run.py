@@ -41,7 +41,7 @@ from hpc_brainage.training.lease import Lease
 from hpc_brainage.training.loop import EpochReport, MemberTask, member_seed, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.preparation import check_settings
-from hpc_brainage.training.records import LEASE, RunFolder
+from hpc_brainage.training.records import LEASE, RunFolder, what_is_computed
 from hpc_brainage.training.stacked import can_be_stacked, train_stacked
 from hpc_brainage.training.stop import Agreement, Signals
 
@@ -67,6 +67,7 @@ def run_training(
     *,
     on_start: Callable[[TrainingData], None] | None = None,
     on_epoch: Callable[[dict[str, Any], int, int], None] | None = None,
+    finish: Callable[[FinishedRun], object] | None = None,
 ) -> FinishedRun | None:
     """Train all members of a prepared run; every process of the run calls this.
 
@@ -78,6 +79,7 @@ def run_training(
     folder : the run's folder, made by `RunFolder.prepare`.
     on_start : told about the data.
     on_epoch : told each epoch of each member, and how many epochs of how many are done.
+    finish : called with what was trained, while nobody else may train in the folder.
 
     Raises
     ------
@@ -89,12 +91,7 @@ def run_training(
     run = RunFolder(folder)
     config, request = run.config(), run.request()
     store = Store.open(request["store"])
-    if store.content_sha256 != request["content_sha256"]:
-        raise TrainingError(
-            "the store has changed since the run was prepared",
-            where=store.path,
-            hint="train again with another --name",
-        )
+    run.check_store(store)
     data = load_training_data(store, config, request["where"])
     settings = config.training
     fold = assign_folds(data.scans, data.availability, settings.folds, settings.seed)
@@ -103,36 +100,40 @@ def run_training(
     timeout = timedelta(minutes=settings.timeout_minutes)
     processes = join_processes(settings.device, timeout)
     key = _key(config, store, data)
-    with others_may_be_lost(processes), ExitStack() as held:
-        _agree(processes, key, settings)
-        lease = _take(held, run, processes)
-        keeper = Keeper(
-            folder=run.checkpoints,
-            key=key,
-            processes=processes,
-            signals=held.enter_context(Signals()),
-            agreement=Agreement(processes, timeout),
-            seconds=60 * settings.checkpoint_minutes,
-            lease=lease,
-        )
-        held.enter_context(keeper)
-        if processes.is_first:
-            held.enter_context(run.under_way(processes.world_size))
-            if on_start:
-                on_start(data)
-        held.enter_context(others_may_be_lost(processes))  # so that the run's status says it, too
-        members = _members(data, folds, config, run, keeper, on_epoch)
-    if not processes.is_first:
-        return None
-    held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
-    for index in range(settings.folds):
-        of_fold = members[index * settings.ensemble : (index + 1) * settings.ensemble]
-        _predict_held_out(held_out, of_fold, data, np.flatnonzero(fold == index))
-    members = [member.to("cpu") for member in members]
-    held_out["available"] = _available(held_out, data)
-    run.write_held_out(held_out)
-    info = describe_model(folder.name, config, data, fold, members, request["where"], salt=key[:32])
-    return FinishedRun(run, info, tuple(members), data, fold, held_out)
+    with ExitStack() as until_finished:
+        with others_may_be_lost(processes), ExitStack() as held:
+            _agree(processes, key, settings)
+            lease = _take(until_finished, run, processes)
+            keeper = Keeper(
+                folder=run.checkpoints,
+                key=key,
+                processes=processes,
+                signals=held.enter_context(Signals()),
+                agreement=Agreement(processes, timeout),
+                seconds=60 * settings.checkpoint_minutes,
+                lease=lease,
+            )
+            held.enter_context(keeper)
+            if processes.is_first:
+                held.enter_context(run.under_way(processes.world_size))
+                if on_start:
+                    on_start(data)
+            held.enter_context(others_may_be_lost(processes))  # so that the run's status says it, too
+            members = _members(data, folds, config, run, keeper, on_epoch)
+        if not processes.is_first:
+            return None
+        held_out = data.scans[[*IDENTITY, "age", "sex", "site"]].assign(fold=fold, brain_age=np.nan)
+        for index in range(settings.folds):
+            of_fold = members[index * settings.ensemble : (index + 1) * settings.ensemble]
+            _predict_held_out(held_out, of_fold, data, np.flatnonzero(fold == index))
+        members = [member.to("cpu") for member in members]
+        held_out["available"] = _available(held_out, data)
+        run.write_held_out(held_out)
+        info = describe_model(folder.name, config, data, fold, members, request["where"], salt=key[:32])
+        finished = FinishedRun(run, info, tuple(members), data, fold, held_out)
+        if finish:
+            finish(finished)
+    return finished
 
 
 def _members(
@@ -181,8 +182,9 @@ def _members(
                     "member %d could not be saved, and training goes on (%s: %s)",
                     index, run.checkpoints, problem.strerror,
                 )  # fmt: skip
+                keeper.spare()
             finished[index] = member, summary
-            run.update(members_finished=len(finished))
+            run.note(members_finished=len(finished))
     return [finished[index][0].to(processes.device) for index in sorted(finished)]
 
 
@@ -196,7 +198,10 @@ def _trained(
     begun: Callable[[Sequence[int], int], None],
 ) -> Iterator[tuple[int, Member, dict[str, Any]]]:
     """Each member that is not done, as soon as it is trained: its number, itself, and a summary."""
-    if can_be_stacked(data, config, keeper.processes, config.training.folds):
+    stacked = can_be_stacked(data, config, keeper.processes, config.training.folds)
+    if keeper.processes.is_first:
+        _say_what_is_left_behind(keeper.folder, stacked)
+    if stacked:
         everyone = [data] * len(tasks)
         device = keeper.processes.device
         yield from train_stacked(everyone, tasks, config, device, report, done, keeper, begun)
@@ -209,6 +214,16 @@ def _trained(
                 *train_member(data, task, config, keeper.processes, report, keeper, this),
             )
             keeper.end()
+
+
+def _say_what_is_left_behind(checkpoints: Path, stacked: bool) -> None:
+    """Members that are trained together cannot go on one by one, nor the other way round."""
+    if left := sorted(checkpoints.glob("member-*/step-*" if stacked else "members-*/step-*")):
+        _LOG.warning(
+            "training does not go on from %s: it was saved by %s; stop, and start it so again, to go on"
+            " from there", left[-1],
+            "more processes, or with other settings" if stacked else "one process, many members at once",
+        )  # fmt: skip
 
 
 def _take(held: ExitStack, run: RunFolder, processes: Processes) -> Lease | None:
@@ -278,7 +293,7 @@ def _key(config: RunConfig, store: Store, data: TrainingData) -> str:
     scans = data.scans[list(IDENTITY)].to_numpy().tolist()
     return sha256_of(
         {
-            "config": config.model_dump(mode="json"),
+            "config": what_is_computed(config),
             "store": store.content_sha256,
             "scans": scans,
             "software": software("torch", "deepspeed", "numpy"),

@@ -28,7 +28,7 @@ from hpc_brainage.model.noise import Draws
 from hpc_brainage.training.data import FeatureInput, TrainingData
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import MOMENTS, Piece
-from hpc_brainage.training.folds import batches, epoch_order
+from hpc_brainage.training.folds import batches, epoch_order, presence_groups
 from hpc_brainage.training.keeper import Keeper, State
 from hpc_brainage.training.loop import (
     EpochReport,
@@ -52,7 +52,8 @@ _MOST_BYTES = 4 << 30
 
 
 def can_be_stacked(data: TrainingData, config: RunConfig, processes: Processes, fits: int) -> bool:
-    """Whether these members can be trained in one pass: tables only, on one process, to the last epoch.
+    """Whether these members can be trained in one pass: tables only, on one process, to the last epoch,
+    in single precision.
 
     And only if what their networks take fits into memory as often as front ends are fitted: once for each
     of `fits` choices of training people. Where it does not, a step is long enough to be taken alone.
@@ -60,7 +61,8 @@ def can_be_stacked(data: TrainingData, config: RunConfig, processes: Processes, 
     settings = config.training
     if processes.world_size > 1 or settings.validation or settings.zero_stage:
         return False
-    if settings.accumulation > 1:  # asked for to save memory, of which a stack takes more
+    # Both are asked for to save memory, of which a stack takes more.
+    if settings.accumulation > 1 or settings.precision != "fp32":
         return False
     width = 0
     for role, source in data.inputs.items():
@@ -191,9 +193,7 @@ def _learners(
         torch.manual_seed(task.seed)
         member = inputs.member(config)
         objective = Objective(deepcopy(member.network), config, single_pass=False)
-        has = torch.stack(list(inputs.present.values())).numpy()
-        rows = task.train_rows[has[:, task.train_rows].any(axis=0)]
-        groups = (has * 2 ** np.arange(len(has))[:, None]).sum(axis=0)[rows]
+        rows, groups = presence_groups(inputs.present, task.train_rows)
         learners.append(_Learner(task, own, inputs, member, objective, rows, groups))
     return learners
 
@@ -296,7 +296,14 @@ class _Stack:
         self.progress = Progress(record["epoch"], record["step"], record["taken"], sums)
 
     def _state(self) -> State:
-        """What a checkpoint holds of these members."""
+        """What a checkpoint holds of these members.
+
+        Raises
+        ------
+        TrainingError : the loss of one is not finite, and nothing can go on from here.
+        """
+        for learner, loss in zip(self.learners, self.progress.sums["loss"].tolist(), strict=True):
+            check_loss(loss, self.progress.epoch, learner.task)
         pieces: dict[str, Piece] = {}
         for name, parameter in self.parameters.items():
             held = {"parameter": parameter.detach()} | self.optimizer.state.get(parameter, {})

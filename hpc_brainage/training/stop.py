@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from hpc_brainage.errors import TrainingError
+from hpc_brainage.errors import ExitCode, TrainingError
 from hpc_brainage.training.distributed import Processes
 
-STOPPED_EXIT = 75
+STOPPED_EXIT = ExitCode.STOPPED
 """Exit code of a process that was told to stop, has saved, and goes on when it is started again
 (EX_TEMPFAIL of sysexits.h)."""
 
@@ -38,6 +38,8 @@ class Wish(IntEnum):
 class Stopped(TrainingError):  # noqa: N818 - it is no mistake of anybody's
     """A run was told to stop and has saved how far it is."""
 
+    exit_code = ExitCode.STOPPED
+
     def __init__(self, where: object) -> None:
         super().__init__(
             "training was told to stop, and has saved how far it is",
@@ -50,7 +52,9 @@ class Stopped(TrainingError):  # noqa: N818 - it is no mistake of anybody's
 
 
 class Signals:
-    """Notes SIGUSR2, SIGTERM and the first Ctrl-C while it is entered; then what was before holds again.
+    """Notes SIGUSR2, SIGTERM, SIGHUP and the first Ctrl-C while it is entered.
+
+    Then what was before holds again.
 
     A second Ctrl-C ends the process at once, as without this. Only the main thread of a process can be
     told by signals; in another one nothing is noted.
@@ -63,9 +67,10 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is not threading.main_thread():
             return self
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             ignored = signal.getsignal(number) == signal.SIG_IGN
-            if number == signal.SIGINT and ignored:  # a command in the background: Ctrl-C is not for it
+            # In the background, or under nohup: Ctrl-C, or the end of the terminal, is not for it.
+            if number in (signal.SIGINT, signal.SIGHUP) and ignored:
                 continue
             self._before[number] = signal.signal(number, self._noted)
         return self

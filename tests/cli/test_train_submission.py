@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,14 @@ from cli.commands import TINY, Answer, Brainage
 from planted import planted_store
 from pretended_slurm import pretend_slurm
 
-from hpc_brainage.cli import follow
-from hpc_brainage.cluster.run_job import job_of
+from hpc_brainage.cli import follow, launch
+from hpc_brainage.cluster.process import started_at
+from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.cluster.run_job import job_of, keep_job, plan_job
 from hpc_brainage.cluster.starts import Start
+from hpc_brainage.config import load_config
+from hpc_brainage.training.lease import Lease
+from hpc_brainage.training.records import RunFolder
 
 RUN = Path("runs") / "openbhb"
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
@@ -82,6 +89,39 @@ def test_a_run_whose_job_is_there_is_not_submitted_twice(brainage: Brainage, slu
     assert not (slurm / "job-2").exists()
 
 
+def test_nothing_is_submitted_while_slurm_does_not_say_whether_a_job_is_there(
+    brainage: Brainage, slurm: Path
+) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm.parent / "programs" / "squeue").write_text("#!/bin/sh\nexit 1")
+    for words in (("train", "--nodes", 2, *SETTINGS), ("resume", RUN)):
+        answer = brainage(*words)
+        assert (answer.code, "SLURM does not answer" in answer.text) == (5, True), answer.text
+    assert "SLURM does not answer" in brainage("jobs").text
+    assert not (slurm / "job-2").exists()
+
+
+def test_other_settings_do_not_reach_a_job_that_waits(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    before = (tmp_path / RUN / "config.toml").read_text()
+    (slurm / "queue").write_text("100|PENDING|Priority|1:00:00|\n")
+    for words in (("--set", "training.epochs=5"), ("--where", "age > 21")):
+        answer = brainage("train", "--nodes", 2, *SETTINGS, *words)
+        assert (answer.code, "with other settings" in answer.text) == (3, True), answer.text
+    assert (tmp_path / RUN / "config.toml").read_text() == before
+
+
+def test_gpus_of_the_command_have_one_process_each(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('partition = "gpu"\n[train]\ngpus_per_node = 4\ntasks_per_node = 4')
+    answer = brainage("train", "--gpus-per-node", 2, "--cluster", "site.toml", *SETTINGS)
+    assert answer.code == 0, answer.text
+    asked = (slurm / "job-1").read_text()
+    assert "#SBATCH --gpus-per-node=2\n" in asked
+    assert "#SBATCH --ntasks-per-node=2\n" in asked
+
+
 def test_a_run_is_resumed_as_it_was_submitted(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("[train]\ncpus_per_task = 3")
     brainage("train", "--nodes", 2, "--cluster", "site.toml", *SETTINGS)
@@ -119,11 +159,66 @@ def test_runs_are_listed_with_how_far_they_are(brainage: Brainage, slurm: Path, 
     assert re.search(r"openbhb 100 pending \(BeginTime\) 3", brainage("jobs").text)
 
 
+def test_a_run_that_cannot_be_read_hides_no_other(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    for name in ("good", "bad", "worse"):
+        brainage("train", "--nodes", 2, "--name", name, *SETTINGS)
+    config = tmp_path / "runs" / "bad" / "config.toml"
+    config.write_text("no_such_setting = 1\n" + config.read_text())
+    (tmp_path / "runs" / "worse" / "job.json").write_text("{")
+    (tmp_path / "runs" / "good" / "starts.jsonl").write_text('{"job": "1')
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    answer = brainage("jobs")
+    assert answer.code == 0, answer.text
+    assert re.search(r"bad - not readable .*good 100 running .*worse - not readable", answer.text)
+    assert "no_such_setting" in answer.text
+    assert "job.json" in answer.text
+
+
 def test_a_run_of_this_machine_is_listed_beside_them(
     brainage: Brainage, trained: tuple[Path, Answer]
 ) -> None:
     answer = brainage("jobs", "--runs", trained[0] / "runs")
     assert re.search(r"openbhb this machine finished \d+ 3/3 2/2 - 0 -", answer.text), answer.text
+
+
+def test_a_run_that_is_trained_here_already_is_not_started_twice(
+    brainage: Brainage, tmp_path: Path
+) -> None:
+    settings = load_config(None, list(TINY))
+    run = RunFolder.prepare(tmp_path / RUN, settings, tmp_path / "openbhb.zarr", None)
+    with subprocess.Popen(["sleep", "30"]) as other:
+        here = {"id": str(other.pid), "host": os.uname().nodename, "ticks": started_at(other.pid)}
+        keep_job(run.path, plan_job(run.path, 2, Resources(), "local").model_copy(update=here))
+        for words in (("train", "--nodes", 2, "--cluster", "local", *SETTINGS), ("resume", RUN)):
+            answer = brainage(*words)
+            assert f"this run is trained here already (process {other.pid})" in answer.text, answer.text
+        kept = job_of(run.path)
+        assert kept is not None
+        assert kept.id == str(other.pid)
+        other.kill()
+
+
+def test_a_run_whose_process_was_killed_is_not_running(brainage: Brainage, tmp_path: Path) -> None:
+    run = RunFolder.prepare(tmp_path / RUN, load_config(None, list(TINY)), tmp_path / "openbhb.zarr", None)
+    run.update(state="running")
+    with Lease(run.path / "lease.json"):
+        assert "running" in brainage("jobs").text
+        written = json.loads((run.path / "lease.json").read_text())
+    with subprocess.Popen(["true"]) as other:
+        other.wait()
+    (run.path / "lease.json").write_text(json.dumps(written | {"pid": other.pid}))
+    assert "interrupted" in brainage("jobs").text
+
+
+def test_a_copy_of_a_run_has_no_job(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    shutil.copytree(tmp_path / RUN, tmp_path / "runs" / "copy", symlinks=True)
+    answer = brainage("cancel", "runs/copy")
+    assert (answer.code, "has no job" in answer.text) == (3, True)
+    assert not (slurm / "cancelled").exists()
+    assert "submitted job 200" in brainage("resume", "runs/copy").text
+    assert f"PYTHONPATH={tmp_path}/runs/copy/code/" in (slurm / "job-2").read_text()
 
 
 def test_a_job_is_cancelled_by_its_run(brainage: Brainage, slurm: Path) -> None:
@@ -236,6 +331,11 @@ def test_logs_are_those_of_the_first_process_that_failed(
         (("train", "--nodes", "5"), 2, "partition main has 4 nodes, and the job asks for 5"),
         (("train", "--nodes", "2", "--gpus-per-node", "1"), 2, "has 0 nodes with as many GPUs"),
         (("train", "--cluster", "slrum"), 2, "there is no such cluster"),
+        (("train", "--cluster", "Local"), 2, "auto, local, slurm, or the path"),
+        (("train", "--nodes", "3", "--set", "training.batch_size=2"), 2, "3 processes cannot share a step"),
+        (("train", "--nodes", "2", "--name", "../x"), 2, "a run's name is one word"),
+        (("train", "--nodes", "2", "--name", "a/b"), 2, "a run's name is one word"),
+        (("train", "--nodes", "2", "--name", ".."), 2, "a run's name is one word"),
         (("train", "--dry-run"), 2, "there is no job to print"),
         (("train", "--nodes", "2", "--cluster", "local", "--dry-run"), 2, "there is no job to print"),
         (("resume", "runs/none"), 3, "there is no run here"),
@@ -277,7 +377,10 @@ def test_two_processes_of_this_machine_stand_for_two_nodes(brainage: Brainage, t
 
 
 @pytest.mark.slow
-def test_of_processes_that_fail_here_the_first_is_shown(brainage: Brainage, tmp_path: Path) -> None:
+def test_of_processes_that_fail_here_the_first_is_shown(
+    brainage: Brainage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "check_shares", lambda processes, settings: None)
     answer = brainage(
         "train", "--nodes", 3, "--cluster", "local", *SETTINGS, "--set", "training.batch_size=2"
     )

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpc_brainage.cli import worker
 from hpc_brainage.cluster.starts import Start
-from hpc_brainage.errors import StoreError
-from hpc_brainage.training.distributed import LostProcess
+from hpc_brainage.errors import EnvironmentLacks, StoreError
+from hpc_brainage.training.distributed import LostProcess, join_processes
 from hpc_brainage.training.stop import STOPPED_EXIT, Stopped
 
 
@@ -76,6 +77,35 @@ def test_a_process_writes_down_whether_it_failed_of_itself(
     assert str(error) in failure.what
     kind = "lost" if is_loss else "failed"
     assert json.loads((start.folder / f"{kind}-1.json").read_text())["what"] == str(error)
+
+
+def test_a_failure_to_meet_the_others_is_written_down_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else rank 1 would wait for ten minutes for a rank 0 that is gone."""
+    folder = tmp_path / "run" / "logs" / "12-0"
+    folder.mkdir(parents=True)
+    words = {"START": str(folder), "INTERFACE": "ib9"}
+    for name, value in {f"BRAINAGE_{name}": value for name, value in words.items()}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(worker.signal, "signal", lambda number, handler: None)
+    assert works(monkeypatch, None) == 5
+    (failure,) = Start(folder).failures()
+    assert (failure.rank, failure.is_loss, "interface" in failure.what) == (0, False, True)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --nodes 2 --cluster local on a machine with one GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    words = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in (words | {"LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(EnvironmentLacks, match="no GPU of its own"):
+        join_processes("auto")
 
 
 def test_a_defect_shows_itself_in_the_log(

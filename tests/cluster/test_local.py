@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -81,18 +82,38 @@ def test_one_that_does_not_listen_is_ended_all_the_same(run: Path, monkeypatch: 
     assert run_here(run, job(run, program), lambda: None) in (3, -signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_lets_all_save(run: Path, how: int) -> None:
     def look() -> None:
         if all((run / f"ready-{rank}").exists() for rank in range(2)):
             os.kill(os.getpid(), how)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     program = "trap 'echo saved; exit 75' TERM; touch $run/ready-$RANK; sleep 20 & wait"
-    with pytest.raises(KeyboardInterrupt):
-        run_here(run, job(run, program, 2), look)
+    if how == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            run_here(run, job(run, program, 2), look)
+    else:
+        assert run_here(run, job(run, program, 2), look) == 75
     assert (log(run, 0), log(run, 1)) == ("saved\n", "saved\n")
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_processes_do_not_outlive_a_launcher_that_is_killed(run: Path) -> None:
+    program = "trap 'echo saved; exit 75' TERM; touch $run/ready-$RANK; sleep 20 & wait"
+    planned = job(run, program, 2)
+    launcher = os.fork()
+    if launcher == 0:
+        run_here(run, planned, lambda: None)
+        os._exit(0)
+    until = time.monotonic() + 10
+    while len(list(run.glob("ready-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    while not all(log(run, rank) for rank in range(2)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (log(run, 0), log(run, 1)) == ("saved\n", "saved\n")
 
 
 def test_a_launching_process_is_known_by_more_than_its_number(run: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hpc_brainage.cluster.run_job import (
     RunJob,
     batch_file,
     check_version,
+    code_of,
     job_of,
     keep_job,
     plan_job,
@@ -169,6 +171,24 @@ def test_what_is_kept_of_a_job_is_read_back_whole(run: Path) -> None:
     (run / "job.json").write_text(json.dumps(content | {"nods": 3}))
     with pytest.raises(UsageError, match="nodes"):
         job_of(run)
+
+
+def test_a_run_that_is_moved_takes_its_code_along_and_a_copy_has_no_job(run: Path) -> None:
+    planned = job(run).model_copy(update={"id": "12"})
+    keep_job(run, planned)
+    code = code_of(run, planned)
+    assert code is not None
+    assert code.is_relative_to(run)
+    copied = job_of(Path(shutil.copytree(run, run.parent / "copied")))
+    moved = run.rename(run.parent / "moved")
+    found = job_of(moved)
+    assert found is not None
+    assert copied is not None
+    assert (found.id, copied.id) == ("12", None)
+    assert code_of(moved, found) == moved / "code" / code.name
+    shutil.rmtree(moved / "code")
+    with pytest.raises(TrainingError, match="is gone"):
+        batch_file(moved, found)
 
 
 def test_a_job_does_not_run_another_version_than_was_submitted(run: Path) -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from pretended_slurm import pretend_slurm
 
-from hpc_brainage.cluster.slurm import JobState, Nodes, Partition, cancel, job_states, read_partitions
+from hpc_brainage.cluster import slurm as of_slurm
+from hpc_brainage.cluster.slurm import (
+    JobState,
+    Nodes,
+    Partition,
+    cancel,
+    job_states,
+    read_partitions,
+    settled_state,
+)
 from hpc_brainage.errors import EnvironmentLacks
 
 
@@ -54,9 +63,30 @@ def test_a_job_is_looked_for_in_the_queue_and_then_in_the_accounts(slurm: Path) 
     assert [found[job].is_over for job in ("7", "8", "9", "10", "11")] == [False, False, True, True, True]
 
 
-def test_a_job_that_is_preempted_is_not_over(slurm: Path) -> None:
+def test_a_job_that_was_preempted_is_over_unless_it_comes_back(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the site cancels what it preempts, nobody queues the job again."""
+    looks: list[float] = []
+    monkeypatch.setattr(of_slurm, "sleep", looks.append)
     (slurm / "accounts").write_text("7|PREEMPTED\n")
-    assert not job_states(["7"])["7"].is_over
+    assert settled_state("7").is_over
+    assert len(looks) == 4
+
+    def comes_back(seconds: float) -> None:
+        (slurm / "queue").write_text("7|PENDING|BeginTime|1:00:00|\n")
+
+    monkeypatch.setattr(of_slurm, "sleep", comes_back)
+    assert settled_state("7").state == "PENDING"
+
+
+def test_a_slurm_that_does_not_answer_has_not_forgotten_the_job(slurm: Path) -> None:
+    (slurm.parent / "programs" / "squeue").write_text("#!/bin/sh\necho 'Unable to contact' >&2; exit 1")
+    (slurm / "accounts").write_text("7|COMPLETED\n")
+    state = job_states(["7"])["7"]
+    assert (state.is_known, state.is_over) == (False, False)
+    with pytest.raises(EnvironmentLacks, match="does not answer"):
+        settled_state("7")
 
 
 def test_nothing_is_asked_where_there_is_no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

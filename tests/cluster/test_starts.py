@@ -94,6 +94,14 @@ def test_the_newest_start_is_the_one_made_last(run: Path) -> None:
     assert (found.folder.name, found.job, found.run) == ("12-1", 12, run)
 
 
+def test_half_a_line_of_a_start_that_was_cut_off_spoils_no_other(run: Path) -> None:
+    start_of(run, "12-0").note()
+    with (run / "starts.jsonl").open("a") as file:
+        file.write('{"job": "12", "sta')
+    start_of(run, "12-1").note()
+    assert [start["start"] for start in starts_of(run)] == ["12-0", "12-1"]
+
+
 def test_a_start_is_one_line(run: Path) -> None:
     start_of(run, "1700000000-local").note()
     (line,) = (run / "starts.jsonl").read_text().splitlines()

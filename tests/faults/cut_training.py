@@ -3,11 +3,11 @@
     python cut_training.py RUN [MOMENT RANK NUMBER [THEN]]
 
 `stop` sends SIGTERM to the process of rank RANK itself when it has taken its NUMBER-th step, `kill` sends
-it SIGKILL, `raise` lets it fail with an error. `write` kills it in the middle of its NUMBER-th checkpoint's
-tensors, `mark` when the tensors are there and nothing says so yet. `full` lets no file become larger than
-NUMBER bytes, as if the disk was full. Ends as a job's process does: 0, or 75 if it was told to stop, or 3
-for an error that is said. The folder of a run may be followed by `--save`: then a checkpoint is
-written after every step that finds the last one written.
+it SIGKILL, `freeze` SIGSTOP, `raise` lets it fail with an error. `write` kills it in the middle of its
+NUMBER-th checkpoint's tensors, `mark` when the tensors are there and nothing says so yet. `full` lets no
+file become larger than NUMBER bytes, as if the disk was full. Ends as a job's process does: 0, or 75 if it
+was told to stop, or 3 for an error that is said. The folder of a run may be followed by `--save`: then a
+checkpoint is written after every step that finds the last one written.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from hpc_brainage.training.keeper import Keeper
 from hpc_brainage.training.run import run_training
 from hpc_brainage.training.stop import STOPPED_EXIT, Stopped
 
+SIGNALS = {"stop": signal.SIGTERM, "kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
+
 
 def cut(moment: str, rank: int, number: int) -> None:
     """Arrange that what happens at the moment cuts this process off."""
@@ -39,7 +41,7 @@ def cut(moment: str, rank: int, number: int) -> None:
         if next(count) == number:
             if moment == "raise":
                 raise ValueError("of no interest")
-            os.kill(os.getpid(), signal.SIGTERM if moment == "stop" else signal.SIGKILL)
+            os.kill(os.getpid(), SIGNALS[moment])
         after_step(keeper, state)
 
     def cut_write(file: object, pieces: object, digest: object) -> None:

@@ -45,10 +45,9 @@ def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFol
     return run
 
 
-def prepared(folder: Path, store: Path, stage: int) -> RunFolder:
-    return RunFolder.prepare(
-        folder, load_config(None, [*SETTINGS, f"training.zero_stage={stage}"]), store, None
-    )
+def prepared(folder: Path, store: Path, stage: int, *more: str) -> RunFolder:
+    settings = load_config(None, [*SETTINGS, f"training.zero_stage={stage}", *more])
+    return RunFolder.prepare(folder, settings, store, None)
 
 
 def start(run: RunFolder, *how: object, world: int = 1, limit: float = 100.0) -> tuple[list[int], str]:
@@ -64,8 +63,12 @@ def start(run: RunFolder, *how: object, world: int = 1, limit: float = 100.0) ->
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(command, env=os.environ | place, **pipes))  # type: ignore[call-overload]
     until = time.monotonic() + limit
+    said = []
     try:
-        said = [one.communicate(timeout=max(0.1, until - time.monotonic()))[0] for one in started]
+        for rank, one in enumerate(started):
+            if how[:2] == ("freeze", rank):  # it will not end by itself
+                one.kill()
+            said.append(one.communicate(timeout=max(0.1, until - time.monotonic()))[0])
     finally:
         for one in started:
             one.kill()
@@ -138,6 +141,15 @@ def test_one_process_is_followed_by_two_of_which_one_is_killed_and_the_other_end
     assert any(run.checkpoints.glob("member-0/*/rank-1.json"))
     run_training(run.path)
     assert_as_undisturbed(run, undisturbed, 1e-4)
+
+
+@pytest.mark.timeout(90)
+def test_a_process_that_freezes_does_not_hold_the_others_for_ever(store: Path, tmp_path: Path) -> None:
+    run = prepared(tmp_path / "run", store, 0, "training.timeout_minutes=0.15")
+    codes, said = start(run, "freeze", 1, 3, world=2, limit=80)
+    assert codes == [ExitCode.INPUT, KILLED], said
+    assert "another process of the run has ended or does not answer" in said
+    assert run.status()["state"] == "failed"
 
 
 @pytest.mark.timeout(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import itertools
 import logging
 import mmap
@@ -324,6 +325,27 @@ def test_whoever_needs_an_overwritten_reconstruction_finds_out(form: str) -> Non
             masked_multi_mse(recons.requires_grad_(), target, weights, overwrite=True)
 
 
+def test_what_lies_in_the_same_memory_is_not_overwritten() -> None:
+    recons, target, weights = draw(2, 7, 41)
+    rebuilt = recons.clone().requires_grad_() + 0
+    one = rebuilt[0]
+    for slabs, goal in (([one, one], target), ([rebuilt, one], target), ([one, rebuilt[1]], one.detach())):
+        of_each = torch.ones(sum(len(slab.view(-1, 7, 41)) for slab in slabs), 7)
+        with pytest.raises(ValueError, match="same memory"):
+            masked_multi_mse(slabs, goal, of_each, overwrite=True)
+    masked_multi_mse(list(rebuilt.unbind(0)), target, weights, overwrite=True)
+    side_by_side = torch.randn(7, 82).requires_grad_() + 0
+    masked_multi_mse([side_by_side[:, :41], side_by_side[:, 41:]], target, weights, overwrite=True)
+
+
+@forms
+def test_negative_weights_are_refused(form: str) -> None:
+    recons, target, weights = draw(2, 7, 41)
+    weights[1, 3] = -1e-3
+    with backends.using(form), pytest.raises(ValueError, match="negative"):  # type: ignore[arg-type]
+        masked_multi_mse(recons, target, weights)
+
+
 def test_large_gradients_use_memory_again_and_never_that_of_a_living_one() -> None:
     free_gradient_memory()
     like = torch.empty(gradient_memory.SMALLEST // 4 + 3)
@@ -344,6 +366,42 @@ def test_large_gradients_use_memory_again_and_never_that_of_a_living_one() -> No
     assert bool((second == 1).all()), "memory that is lent out outlives the list of it"
     assert gradient_like(torch.empty(10)).numel() == 10
     assert gradient_memory.kept_bytes() == 0, "small ones are the allocator's business"
+
+
+@pytest.mark.parametrize("uncounted", [-1, 0, 1, 2])
+def test_memory_is_lent_once_however_python_counts_references(
+    uncounted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda thing: count(thing) - uncounted)
+    spec = importlib.util.spec_from_file_location("another_gradient_memory", gradient_memory.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    memory = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(memory)
+    like = torch.empty(memory.SMALLEST)
+    first, second = memory.gradient_like(like), memory.gradient_like(like)
+    assert first.data_ptr() != second.data_ptr()
+    place = first.data_ptr()
+    del first
+    assert memory.gradient_like(like).data_ptr() == place
+
+
+def test_memory_of_a_size_that_is_not_asked_for_any_more_is_given_up_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free_gradient_memory()
+    monkeypatch.setattr(gradient_memory, "MOST", 10 * gradient_memory.SMALLEST)
+    monkeypatch.setattr(gradient_memory, "_FORGOTTEN", 3)
+    old, new = (torch.empty(n * gradient_memory.SMALLEST // 4) for n in (8, 4))
+    used = gradient_like(old).fill_(1)
+    for _ in range(3):
+        gradient_like(new)
+        assert gradient_memory.kept_bytes() == 4 * old.numel(), "it may be asked for in the next step"
+    gradient_like(new)
+    assert gradient_memory.kept_bytes() == 4 * new.numel()
+    assert bool((used == 1).all()), "what is lent out outlives it"
+    free_gradient_memory()
 
 
 @forms
@@ -431,9 +489,7 @@ def test_what_was_chosen_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="hpc_brainage.losses.backends"), backends.using("tiled"):
         for _ in range(3):
             backends.choose(torch.empty(1), 10)
-    assert [record.message for record in caplog.records] == [
-        "losses on cpu: tiled, wished for: tiled"
-    ]
+    assert [record.message for record in caplog.records] == ["losses on cpu: tiled, wished for: tiled"]
 
 
 def test_torch_alone_is_enough_to_import_it() -> None:

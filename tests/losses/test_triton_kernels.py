@@ -132,6 +132,15 @@ def overwriting_and_no_gradient() -> None:
         assert torch.equal(pair[1], errors)
 
 
+def who_needs_an_overwritten_reconstruction_finds_out() -> None:
+    recons, target, weights = draw(2, 3, 500)
+    with backends.using("triton"):
+        rebuilt = recons.clone().requires_grad_().exp()  # its gradient is itself
+        loss, _ = masked_multi_mse(rebuilt, target, weights, overwrite=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
 def more_elements_than_32_bits_can_count() -> None:
     apart = 2**30 + 8
     promised = mmap.mmap(-1, 4 * (2 * apart + 16), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -17,7 +17,7 @@ from slurm.asking import ask, wait_for
 from hpc_brainage.cluster.array import submit
 from hpc_brainage.cluster.resources import Resources
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(200)]
 
 REPOSITORY = Path(__file__).parents[2]
 GRID = (160, 160, 160)  # eight such images fill a shard
@@ -28,7 +28,7 @@ SITE = 'partition = "main"\ncpus = 4\nmemory_gb = 2\ntime = 10\n'
 
 def ends(jobs: str, of: int) -> dict[str, str]:
     """How each of so many jobs ended, by number, once the accounts, which lag behind, say it of all."""
-    for _ in range(50):
+    for _ in range(150):
         listed = ask("sacct", "-X", "-n", "-P", "-j", jobs, "-o", "JobID,State").split()
         states = dict(line.split("|")[:2] for line in listed if "|" in line)
         if len(states) >= of and not {"RUNNING", "PENDING", "COMPLETING"} & set(states.values()):
@@ -128,7 +128,7 @@ def test_a_preempted_job_goes_on_later_and_the_last_one_waits_for_it(
     first = [sys.executable, "-c", program, "first"]
     last = [sys.executable, "-c", program, "last"]
     submission = submit([first], last, Resources(partition="main", cpus=4), Path("jobs"), "preempted")
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while not (tmp_path / "first").exists():
         assert time.monotonic() < until, ask("squeue")
         time.sleep(0.2)

@@ -24,9 +24,10 @@ from slurm.asking import ask, wait_for, wait_until
 from hpc_brainage.cluster.starts import starts_of
 from hpc_brainage.model.bundle import load_bundle
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SANDBOX = str(Path(__file__).parents[2] / "slurm" / "sandbox")
+STUCK_SAVING = Path(__file__).with_name("stuck_saving.py")
 SITE = "[train]\ncpus_per_task = 1\nmemory_gb = 2\ntime = 10\n"
 EPOCHS = 40
 # Long enough to be disturbed, and saved often enough to lose little to a node that dies.
@@ -152,7 +153,7 @@ def test_a_job_that_is_queued_again_is_followed_on_and_loses_nothing(
     with following(desk, "requeued") as follower:
         wait_until(lambda: is_training(run))
         ask("scontrol", "requeue", job)
-        said = follower.communicate(timeout=100)[0]
+        said = follower.communicate(timeout=200)[0]
     assert follower.returncode == 0, said
     finished(run, job, starts=2)
     assert losses(run) == undisturbed
@@ -187,20 +188,52 @@ def test_a_job_whose_time_is_nearly_up_saves_and_queues_itself_again(
     assert re.search(rf"job {job} ended with exit code \d+ and is queued again", logs(run))
 
 
-@pytest.mark.parametrize("node", [1, 2])
-def test_a_node_that_dies_in_mid_epoch_costs_what_was_not_saved(
-    slurm: None, desk: Path, undisturbed: dict[tuple[int, int], float], node: int
+def test_jobs_whose_node_dies_go_on_from_what_was_saved(
+    slurm: None, desk: Path, undisturbed: dict[tuple[int, int], float]
 ) -> None:
-    """Node 1 has rank 0 and the job's script, node 2 only the other rank."""
-    run = desk / "runs" / f"without node {node}"
-    job = submitted(desk, run.name)
-    wait_until(lambda: is_training(run))
-    ask(SANDBOX, "kill-node", str(node))
+    """One job has rank 0, which alone saves at ZeRO stage 0, and its script on that node, and is in the
+    middle of a checkpoint. Another has only its other process there, and is in the middle of an epoch."""
+    saving, training = (desk / "runs" / name for name in ("half saved", "half an epoch"))
+    mark = desk / "half-a-checkpoint-is-there"
+    words = [sys.executable, "-P", str(STUCK_SAVING), str(mark)]
+    elsewhere = f'exclude = "node1"\n{SITE}container = {json.dumps(words)}\n'
+    (desk / "stuck.toml").write_text(elsewhere)
+    first = submitted(desk, saving.name, "--cluster", "stuck.toml")
+    wait_until(lambda: is_training(saving, epochs=1))
+    second = submitted(desk, training.name)
+    wait_until(mark.exists)
+    wait_until(lambda: is_training(training))
+    nodes = ask("squeue", "--noheader", "--jobs", f"{first},{second}", "--sort=i", "--format=%N")
+    assert nodes.split() == ["node[2-3]", "node[1-2]"]
+    ask(SANDBOX, "kill-node", "2")
     try:
-        finished(run, job, starts=2)
+        before, half = sorted((saving / "checkpoints" / "member-0").iterdir())
+        assert (before / "rank-0.json").is_file()
+        assert not list(half.glob("*.json"))
+        finished(saving, first, starts=2)
+        finished(training, second, starts=2)
     finally:
-        ask(SANDBOX, "start-node", str(node))
+        ask(SANDBOX, "start-node", "2")
+    assert losses(saving) == losses(training) == undisturbed
+
+
+def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
+    slurm: None, desk: Path, undisturbed: dict[tuple[int, int], float]
+) -> None:
+    """One of a single page is put over the checkpoints, on the node of rank 0 alone."""
+    run = desk / "runs" / "full"
+    job = submitted(desk, run.name)
+    wait_until(lambda: is_training(run, epochs=1))
+    checkpoints = str(run / "checkpoints")
+    ask(SANDBOX, "exec", "1", "mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", checkpoints)
+    try:
+        finished(run, job, starts=1)
+    finally:
+        ask(SANDBOX, "exec", "1", "umount", "--lazy", checkpoints)
     assert losses(run) == undisturbed
+    said = (run / "logs" / "rank-0.log").read_text()
+    assert "could not be saved, and training goes on" in said
+    assert "No space left on device" in said
 
 
 def test_a_ctrl_c_leaves_the_job_and_a_cancelled_job_is_resumed(
@@ -211,7 +244,7 @@ def test_a_ctrl_c_leaves_the_job_and_a_cancelled_job_is_resumed(
     with following(desk, "left") as follower:
         wait_until(lambda: is_training(run))
         follower.send_signal(signal.SIGINT)
-        said = follower.communicate(timeout=20)[0]
+        said = follower.communicate(timeout=60)[0]
     assert follower.returncode == 130
     assert f"job {job} goes on" in said
     assert "RUNNING" in ask("squeue", "--noheader", "--jobs", job, "--format", "%T")

@@ -15,12 +15,16 @@ import pandas as pd
 import pytest
 import torch
 from planted import planted_store
+from safetensors.torch import load_file
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.training import keeper as keeper_room
+from hpc_brainage.training import records as records_room
+from hpc_brainage.training.checkpoint import MemberCheckpoint
 from hpc_brainage.training.keeper import Keeper
 from hpc_brainage.training.lease import Lease
+from hpc_brainage.training.progress import Progress
 from hpc_brainage.training.records import LEASE, RunFolder
 from hpc_brainage.training.run import FinishedRun, run_training
 from hpc_brainage.training.stop import Stopped
@@ -192,6 +196,49 @@ def test_checkpoints_that_cannot_be_written_end_nothing(
     assert_same_run(finished, undisturbed)
 
 
+@pytest.mark.parametrize("way", ["stacked", "by the engine"])
+def test_a_finished_member_that_cannot_be_saved_goes_on_from_its_checkpoint(
+    way: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(*WAYS[way])
+    undisturbed = whole(tmp_path / "undisturbed", store, settings)
+    run = RunFolder.prepare(tmp_path / "full", settings, store, None)
+
+    def full(checkpoint: MemberCheckpoint, *_: object) -> None:
+        if checkpoint.index == 0:
+            raise OSError(28, "No space left on device")
+        raise ValueError("of no interest")
+
+    with monkeypatch.context() as meanwhile, caplog.at_level(logging.WARNING):
+        meanwhile.setattr(MemberCheckpoint, "save_finished", full)
+        with pytest.raises(ValueError, match="of no interest"):
+            run_training(run.path)
+    assert "member 0 could not be saved, and training goes on" in caplog.text
+    name = "members-0-1" if way == "stacked" else "member-0"
+    assert list((run.checkpoints / name).glob("step-*/rank-0.json"))
+    again = run_training(run.path)
+    assert again is not None
+    assert_same_run(again, undisturbed)
+    assert not [path for path in run.checkpoints.iterdir() if path.is_dir()], "no checkpoint is left"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_epoch_for_which_the_disk_has_no_room_is_logged_with_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path)
+    run.log_epoch({"member": 0, "epoch": 0})
+    kept = run.metrics.rename(tmp_path / "kept")
+    run.metrics.symlink_to("/dev/full")
+    with caplog.at_level(logging.WARNING):
+        run.log_epoch({"member": 0, "epoch": 1})
+    assert "metrics.jsonl could not be written" in caplog.text
+    run.metrics.unlink()
+    kept.rename(run.metrics)
+    run.log_epoch({"member": 0, "epoch": 2})
+    assert [line["epoch"] for line in lines(run)] == [0, 1, 2]
+
+
 def test_only_now_and_then_is_anything_saved(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,16 +260,64 @@ def test_two_trainings_in_one_folder_are_refused(store: Path, tmp_path: Path) ->
     assert run.config() == config()
 
 
-def test_other_settings_begin_anew(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
+@pytest.mark.parametrize("way", ["stacked", "by the engine"])
+def test_other_settings_never_remove_what_was_saved(
+    way: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.prepare(tmp_path / "run", config(*WAYS[way]), store, None)
     at_step(4, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
     with pytest.raises(Stopped):
         run_training(run.path)
-    other = config("training.seed=3")
-    corrected = whole(run.path, store, other)
-    assert corrected.folder.status()["restarts"] == 0
-    fresh = whole(tmp_path / "fresh", store, other)
-    assert_same_run(corrected, fresh)
+    saved = sorted(run.checkpoints.rglob("*"))
+    with pytest.raises(TrainingError, match="other settings"):
+        RunFolder.prepare(run.path, config(*WAYS[way], "training.seed=3"), store, None)
+    assert sorted(run.checkpoints.rglob("*")) == saved
+    assert run.config() == config(*WAYS[way])
+
+
+def test_settings_that_decide_no_number_go_on_with_the_same_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = config("training.zero_stage=1")
+    run = RunFolder.prepare(tmp_path / "run", first, store, None)
+    at_step(4, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    with pytest.raises(Stopped):
+        run_training(run.path)
+    more = config("training.zero_stage=2", "training.timeout_minutes=3", "training.checkpoint_minutes=1")
+    again = whole(run.path, store, more)
+    assert run.status()["restarts"] == 1
+    assert run.config() == more
+    assert_same_run(again, whole(tmp_path / "undisturbed", store, first))
+    run.finish()
+    RunFolder.prepare(run.path, first, store, None)
+    assert run.config() == more, "a finished run says how it was made"
+
+
+@pytest.mark.parametrize("last", ["status.json", "config.toml", "request.json"])
+def test_a_preparation_that_was_killed_is_begun_anew(
+    last: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def killed(path: Path, *content: object) -> None:
+        if path.name == last:
+            raise KeyboardInterrupt
+        written[path.name[-4:]](path, *content)
+
+    written = {"json": records_room.write_json, "toml": records_room.write_text}
+    with monkeypatch.context() as meanwhile:
+        for name in ("write_json", "write_text"):
+            meanwhile.setattr(records_room, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder.prepare(folder, config(), store, None)
+    assert not (folder / "request.json").exists()
+    assert RunFolder.prepare(folder, config(), store, None).config() == config()
+
+
+def test_somebody_s_own_settings_are_no_preparation(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[training]")
+    with pytest.raises(TrainingError, match="not a run"):
+        RunFolder.prepare(tmp_path, config(), store, None)
 
 
 def test_a_checkpoint_of_other_people_is_not_gone_on_from(
@@ -250,3 +345,84 @@ def test_accumulation_is_the_same_training_in_smaller_parts(store: Path, tmp_pat
     for one, other in zip(lines(at_once.folder), lines(in_parts.folder), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     np.testing.assert_allclose(at_once.held_out["brain_age"], in_parts.held_out["brain_age"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["stacked", "by the engine", "with sharded parameters"])
+def test_a_loss_that_is_not_a_number_any_more_is_never_saved(
+    way: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Progress, "add", spoiled_from(6, Progress.add))
+    run = RunFolder.prepare(tmp_path / "run", config(*WAYS[way]), store, None)
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch") as refused:
+        run_training(run.path)
+    assert "learning_rate" in str(refused.value)
+    for path in run.checkpoints.rglob("rank-0.safetensors"):
+        assert int(path.parent.name[5:]) < 6
+        assert all(bool(torch.isfinite(values).all()) for values in load_file(path).values())
+
+
+def spoiled_from(step: int, add: Callable[[Progress, dict], None]) -> Callable[[Progress, dict], None]:
+    """Count steps of which the loss is NaN from a step on."""
+
+    def spoiled(progress: Progress, terms: dict[str, torch.Tensor]) -> None:
+        terms = dict(terms)
+        if progress.step + 1 >= step:
+            terms["loss"] = terms["loss"] * float("nan")
+        add(progress, terms)
+
+    return spoiled
+
+
+def test_who_has_lost_the_folder_leaves_the_other_s_status_alone(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
+
+    def taken(keeper: Keeper) -> None:
+        assert keeper.lease is not None
+        keeper.lease.is_lost = True
+
+    at_step(3, taken, monkeypatch)
+    with pytest.raises(TrainingError, match="another training has taken"):
+        run_training(run.path)
+    assert run.status()["state"] == "running"
+
+
+def test_a_finished_member_that_cannot_be_used_is_trained_again_and_the_reason_is_said(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = whole(tmp_path / "run", store, config())
+    weights = first.folder.checkpoints / "member-0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    record = first.folder.checkpoints / "member-1.json"
+    record.write_text(record.read_text().replace('"key": "', '"key": "0'))
+    with caplog.at_level(logging.WARNING):
+        again = whole(tmp_path / "run", store, config())
+    assert "member 0 is trained again" in caplog.text
+    assert "its weights are damaged" in caplog.text
+    assert "member 1 is trained again" in caplog.text
+    assert "other settings, another store or other software" in caplog.text
+    assert_same_run(again, first)
+
+
+def test_checkpoints_that_another_way_of_training_left_are_named_and_end_with_the_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
+    at_step(4, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    with pytest.raises(Stopped):
+        run_training(run.path)
+    with caplog.at_level(logging.WARNING):
+        finished = whole(run.path, store, config("training.zero_stage=1"))
+    assert "training does not go on from" in caplog.text
+    assert "members-0-1" in caplog.text
+    finished.folder.finish()
+    assert not [path for path in run.checkpoints.iterdir() if path.is_dir()]
+
+
+def test_nobody_else_may_train_in_the_folder_until_the_run_is_finished(store: Path, tmp_path: Path) -> None:
+    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
+    held: list[bool] = []
+    run_training(run.path, finish=lambda finished: held.append((finished.folder.path / LEASE).is_file()))
+    assert held == [True]
+    assert not (run.path / LEASE).exists()

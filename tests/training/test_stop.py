@@ -11,14 +11,14 @@ import pytest
 
 from hpc_brainage.training.stop import STOPPED_EXIT, Signals, Stopped, Wish
 
-_NUMBERS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+_NUMBERS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
 def handlers() -> list[object]:
     return [signal.getsignal(number) for number in _NUMBERS]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP])
 def test_the_cluster_s_signals_are_noted_and_end_nothing(number: signal.Signals) -> None:
     before = handlers()
     with Signals() as signals:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from planted import planted_store
-from torch import nn
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import BrainAgeError
 from hpc_brainage.evaluation.evidence import complete
 from hpc_brainage.model.bundle import load_bundle
 from hpc_brainage.model.member import Member
+from hpc_brainage.model.networks import LastLayer
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import load_training_data
 from hpc_brainage.training.preparation import new_member
@@ -75,7 +75,7 @@ def test_frozen_embeddings_are_standardised_and_coded_by_one_linear_layer(store:
     member = member_of(store, settings("smri.tables=['table']", "smri.encoder=frozen"))
     encoder = member.network.encoders["smri"].eval()
     assert [type(module) for module in encoder.modules() if list(module.parameters(recurse=False))] == [
-        nn.Linear, nn.Linear,
+        LastLayer, LastLayer,
     ]  # fmt: skip
     assert encoder.mu.in_features == 30
     data = load_training_data(Store.open(store), member.config)
