@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from planted import planted_store
 
 from hpc_brainage.config import load_config
@@ -37,8 +38,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return planted_store(tmp_path_factory.mktemp("planted"), 60)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """What this process trains has as many threads as what it starts: sums of more have other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def undisturbed(store: Path, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Trained by one process, at ZeRO stage 0."""
     run = prepared(tmp_path_factory.mktemp("runs") / "undisturbed", store, 0)
     run_training(run.path)
