@@ -78,3 +78,6 @@ if __name__ == "__main__":
         found = learn(here, stage, parts)
         if here.is_first:
             torch.save(found, Path(sys.argv[1]) / f"{stage}-{parts}.pt")
+    # A process whose peers close their connections while its own threads still listen may abort at its end.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
