@@ -89,5 +89,16 @@ def _end_at_once(number: int, frame: object) -> NoReturn:
     os._exit(STOPPED_EXIT)
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process with this code, whatever the libraries' own threads are at.
+
+    On the ordinary way out the threads of gloo and of torch's store may be torn down while they run, and
+    that aborts the process: a finished job would count as failed, and be started again.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

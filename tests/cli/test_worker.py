@@ -138,3 +138,15 @@ def test_a_process_that_is_told_to_stop_while_it_waits_ends_at_once(tmp_path: Pa
     finally:
         process.kill()
     assert (process.returncode, "told to stop" in said) == (STOPPED_EXIT, True)
+
+
+def test_what_libraries_do_on_the_way_out_does_not_change_how_a_job_ended() -> None:
+    """Threads of gloo and of torch's store have aborted processes whose work was done."""
+    words = (
+        "import atexit, os, runpy; atexit.register(os.abort); runpy.run_module('hpc_brainage.cli.worker',"
+    )
+    left = subprocess.run(
+        [sys.executable, "-c", f"{words} run_name='__main__')"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (left.returncode, "one run folder is needed" in left.stderr) == (2, True), left.stderr
