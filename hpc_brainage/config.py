@@ -131,6 +131,14 @@ class ModelConfig(Section):
     missing: Literal["borrow", "poe"] = "borrow"
     """Shared code of a missing modality: `borrow` takes the other modality's; `poe` gives every modality
     the product of experts, the precision-weighted mean of the prior and of all modalities there are."""
+    stretch_both: float = Field(1.0, gt=0)
+    """How far a predicted age stands from the training mean, beside what the regressor says, for a scan
+    with all modalities. A regressor learns from people whom it fits better than it predicts others; for
+    those, what two modalities say together is too near the mean."""
+    stretch_smri: float = Field(1.0, gt=0)
+    """The same for a scan that has structural MRI only."""
+    stretch_fmri: float = Field(1.0, gt=0)
+    """The same for a scan that has functional MRI only."""
 
 
 class LossConfig(Section):

@@ -216,7 +216,7 @@ def _ages(
     codes = member.network.encode(inputs, here)
 
     def years(as_sex: torch.Tensor) -> torch.Tensor:
-        return member.age_scale.to_years(member.network.regress(codes, inputs, here, as_sex).mean.double())
+        return member.age_scale.to_years(member.regress(codes, inputs, here, as_sex).mean.double())
 
     told = years(sex)
     if not (sex < 0).any():

@@ -16,7 +16,8 @@ from torch import nn
 from hpc_brainage.config import RunConfig
 from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.front_end import FrontEnd
-from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
+from hpc_brainage.model.regressor import AgeEstimate
+from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec, Code
 
 SEX_NUMBERS = {"F": 0, "M": 1, "U": -1}
 """How the network is told a person's sex."""
@@ -121,7 +122,7 @@ class Member(nn.Module):
         codes = self.network.encode(inputs, here)
 
         def years(seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor) -> torch.Tensor:
-            t = self.network.regress(codes, inputs, seen, as_sex).mean
+            t = self.regress(codes, inputs, seen, as_sex).mean
             anything = torch.stack(list(seen.values())).any(dim=0)
             age = self.age_scale.to_years(t.double())
             return torch.where(anything, age, torch.full_like(age, torch.nan))
@@ -141,6 +142,27 @@ class Member(nn.Module):
         other_sex = years(here, torch.where(sex < 0, sex, 1 - sex))
         other_sex = torch.where(sex < 0, torch.full_like(other_sex, torch.nan), other_sex)
         return Prediction(averaged(here), by_role, other_sex, here, imputed)
+
+    def regress(
+        self,
+        codes: Mapping[str, Code],
+        inputs: Mapping[str, torch.Tensor],
+        present: Mapping[str, torch.Tensor],
+        sex: torch.Tensor,
+    ) -> AgeEstimate:
+        """`SAAVAE.regress` for scans that are not trained on: stretched as the settings say."""
+        said = self.network.regress(codes, inputs, present, sex)
+        return said.stretched(self._stretch(present))
+
+    def _stretch(self, present: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """How much farther from the training mean each age is put (B,), by the modalities there are."""
+        settings = self.config.model
+        here = torch.stack(list(present.values()))
+        factor = torch.full(here.shape[1:], settings.stretch_both, device=here.device)
+        for role, own in zip(present, here, strict=True):
+            alone = own & (here.sum(dim=0) == 1)
+            factor = torch.where(alone, getattr(settings, f"stretch_{role}"), factor)
+        return factor
 
     def describe(self) -> dict[str, Any]:
         """What `from_record` needs, beside the weights, to build the same member."""

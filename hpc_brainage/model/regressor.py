@@ -35,6 +35,12 @@ class AgeEstimate:
     log_variance: torch.Tensor | None = None
     logits: torch.Tensor | None = None
 
+    def stretched(self, factor_B: torch.Tensor) -> AgeEstimate:
+        """The estimate so much farther from the training mean, which is 0, and its spread likewise."""
+        factor = factor_B.to(self.mean)
+        spread = None if self.log_variance is None else self.log_variance + 2 * factor.log()
+        return AgeEstimate(self.mean * factor, spread)
+
 
 def age_bins(like: torch.Tensor) -> torch.Tensor:
     """Centres of the bins of age (K,), on the device and in the precision of a tensor."""

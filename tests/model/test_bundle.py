@@ -147,3 +147,32 @@ def test_a_volume_member_survives_the_round_trip() -> None:
     x, present = {"smri": torch.randn(2, 8, 9, 8)}, {"smri": torch.ones(2, dtype=torch.bool)}
     sex = torch.tensor([0, 1])
     assert torch.equal(made.predict(x, present, sex).age, again.eval().predict(x, present, sex).age)
+
+
+def test_a_stretched_age_stands_so_much_farther_from_the_mean_and_so_does_its_spread() -> None:
+    """A factor for each set of modalities, in float64."""
+    x = np.random.default_rng(0).normal(size=(40, 9))
+    front_ends = {
+        role: fit_front_end(x, NAMES, components=4, clip_sd=5.0, max_missing=0.2)
+        for role in ("smri", "fmri")
+    }
+    scale = AgeScale.fit(torch.linspace(10, 80, 40), "years")
+    present = {
+        "smri": torch.tensor([True, True, False, False]), "fmri": torch.tensor([True, False, True, False])
+    }  # fmt: skip
+    factors = {"stretch_both": 1.5, "stretch_smri": 0.5, "stretch_fmri": 2.0}
+    found = []
+    for settings in ({}, factors):
+        torch.manual_seed(0)
+        config = RunConfig.model_validate({"model": settings, "loss": {"age_form": "nll"}})
+        own = Member(front_ends, scale, config).eval()
+        scans = {role: torch.from_numpy(x[:4].astype(np.float32)) for role in present}
+        found.append(own.predict(scans, present, torch.tensor([0, 1, 0, 1])))
+    plain, stretched = found
+    factor = np.array([1.5, 0.5, 2.0])
+    np.testing.assert_allclose(
+        stretched.age[:3].numpy() - scale.center, factor * (plain.age[:3].numpy() - scale.center), rtol=1e-6
+    )
+    assert torch.isnan(stretched.age[3])
+    both = stretched.age_by_role["smri"][0] - scale.center, plain.age_by_role["smri"][0] - scale.center
+    assert float(both[0]) == pytest.approx(0.5 * float(both[1]), rel=1e-6)

@@ -157,6 +157,7 @@ def test_the_defaults_in_the_method_s_document_are_those_of_the_settings() -> No
     "settings",
     [
         ("loss.age_scale=log",),
+        ("model.stretch_both=1.3", "model.stretch_smri=0.7", "model.stretch_fmri=1.1"),
         ("model.sex=none", "model.linear_path=false", "smri.components=0", "model.regressor=[9,5]"),
     ],
 )
