@@ -197,6 +197,9 @@ class TrainingConfig(Section):
     """Chance that fMRI is dropped from a person who has both, with `modality_training = "dropout"`."""
     sex_dropout: float = Field(0.05, ge=0, lt=1)
     """Chance that a person's sex is hidden in a step, so that an unknown sex can be scored."""
+    controls: str = ""
+    """Whose held-out predictions the model is calibrated on: a selection as in `--where`, such as
+    "diagnosis == 'control'"; left out, everybody's. It changes no member."""
     mixup: float = Field(0.0, ge=0, le=0.5)
     """Largest share of another person, of the same sex and modalities, that is mixed into a scan and its
     age; 0 leaves scans as they are."""

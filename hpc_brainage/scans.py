@@ -29,6 +29,8 @@ from hpc_brainage.errors import UsageError, nearest
 IDENTITY = ("participant_id", "session_id", "run")
 SCAN_COLUMNS = (*IDENTITY, "age", "sex", "site", "split", "diagnosis")
 SEXES = ("F", "M", "U")
+FIELD_STRENGTH = "magnetic_field_strength"
+"""The column in which OpenBHB and others say the scanner's field, tesla."""
 
 # What may follow a dot in a selection. A selection may come with somebody else's recipe, and a column
 # also has methods that write files.
@@ -55,6 +57,12 @@ def scan_names(scans: pd.DataFrame) -> list[str]:
     return [scan_name(*row) for row in scans[list(IDENTITY)].itertuples(index=False, name=None)]
 
 
+def field_strengths(column: pd.Series) -> pd.Series:
+    """Field strengths as text, tesla, so that 3, "3.0" and "3" are the same; "" where unknown."""
+    tesla = pd.to_numeric(column, errors="coerce")
+    return pd.Series(["" if pd.isna(t) else f"{t:g}" for t in tesla], index=column.index, dtype=object)
+
+
 def with_plain_cells(scans: pd.DataFrame) -> pd.DataFrame:
     """The table with its further columns as a store keeps them: numbers, or text that is "" if unknown.
 
@@ -71,12 +79,12 @@ def with_plain_cells(scans: pd.DataFrame) -> pd.DataFrame:
     return plain
 
 
-def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
+def select_scans(scans: pd.DataFrame, where: str | None, said: str = "--where") -> np.ndarray:
     """Rows for which the expression `where` holds, as a boolean array of shape (scans,).
 
     `where` is written in terms of the columns, as in `"dx == 'TC' and age >= 18"`, with a column whose
     name is not one word in backticks. A row whose value is unknown does not match a comparison, except
-    with `!=`. `None` selects every row.
+    with `!=`. `None` selects every row. `said` names the option or setting in an error.
 
     Raises
     ------
@@ -84,7 +92,7 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
     """
     if where is None:
         return np.ones(len(scans), dtype=bool)
-    _refuse_more_than_questions(where)
+    _refuse_more_than_questions(where, said)
     try:
         chosen = scans.eval(where, engine="python", local_dict={}, global_dict={})
     except Exception as problem:
@@ -96,7 +104,7 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
         )
         raise UsageError(
             f"the selection is not understood ({problem})",
-            where=f"--where {where!r}",
+            where=f"{said} {where!r}",
             expected="a comparison of columns, as in \"diagnosis == 'TC' and age >= 18\"",
             hint=hint,
         ) from None
@@ -104,13 +112,13 @@ def select_scans(scans: pd.DataFrame, where: str | None) -> np.ndarray:
     if chosen.shape != (len(scans),) or chosen.dtype != bool:
         raise UsageError(
             "the selection does not say yes or no for each scan",
-            where=f"--where {where!r}",
+            where=f"{said} {where!r}",
             expected="a comparison, as in \"site == 'NYU'\"",
         )
     if len(scans) and not chosen.any():
         raise UsageError(
             f"the selection matches none of the {len(scans)} scans",
-            where=f"--where {where!r}",
+            where=f"{said} {where!r}",
             hint=_values_asked_about(scans, where),
         )
     return chosen
@@ -133,13 +141,13 @@ def _values_asked_about(scans: pd.DataFrame, where: str) -> str:
     return "; ".join(told)
 
 
-def _refuse_more_than_questions(where: str) -> None:
+def _refuse_more_than_questions(where: str, said: str) -> None:
     """A selection asks; it does not call, assign or reach beyond the table."""
     code = _QUOTED.sub("''", where)
     if re.search(r"[@#;\n]|__", code):
-        raise UsageError("a selection may only name columns and values", where=f"--where {where!r}")
+        raise UsageError("a selection may only name columns and values", where=f"{said} {where!r}")
     for name in re.findall(r"\.\s*([^\W\d]\w*)", code):
         if name not in QUESTIONS:
             raise UsageError(
-                f"a selection cannot use .{name}", where=f"--where {where!r}", hint=nearest(name, QUESTIONS)
+                f"a selection cannot use .{name}", where=f"{said} {where!r}", hint=nearest(name, QUESTIONS)
             )

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from hpc_brainage.cli.ablate import ablate
 from hpc_brainage.cli.cancel import cancel
+from hpc_brainage.cli.compare import compare
 from hpc_brainage.cli.convert import convert
 from hpc_brainage.cli.demo import demo
 from hpc_brainage.cli.doctor import doctor
@@ -19,6 +20,7 @@ from hpc_brainage.cli.explain import explain
 from hpc_brainage.cli.inspect import inspect
 from hpc_brainage.cli.jobs import jobs
 from hpc_brainage.cli.logs import logs
+from hpc_brainage.cli.report import report
 from hpc_brainage.cli.resume import resume
 from hpc_brainage.cli.score import score
 from hpc_brainage.cli.simulate import simulate
@@ -78,8 +80,8 @@ app = typer.Typer(
     " and has saved · 130 interrupted",
 )
 for verb in (
-    convert, inspect, verify, train, jobs, logs, cancel, resume, evaluate, ablate, explain, score, simulate,
-    demo, doctor,
+    convert, inspect, verify, train, jobs, logs, cancel, resume, evaluate, ablate, explain, score, compare,
+    report, simulate, demo, doctor,
 ):  # fmt: skip
     app.command()(verb)
 

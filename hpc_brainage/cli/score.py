@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,22 @@ from hpc_brainage.errors import ExitCode, ModelError
 if TYPE_CHECKING:
     from hpc_brainage.scoring.runner import ScoringReport
 
+_SHARED = "Sharing the work"
+_GAPS = "What becomes of the gap"
+_INSIDE = "Looking into the model"
 _ROWS_SHOWN = 5
+_FEATURES_SHOWN = 3
 _BARELY = "model_barely_follows_age"
+_NO_BETTER = "model_no_better_than_mean"
 _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "flags")
+
+
+class Bias(StrEnum):
+    """Corrections of the gap's trend in age."""
+
+    beheshti = "beheshti"
+    cole = "cole"
+    none = "none"
 
 
 def score(
@@ -25,8 +39,109 @@ def score(
         typer.Option(help="Where the table goes, without suffix; by default scores/STORE_MODEL."),
     ] = None,
     where: Annotated[str | None, typer.Option(help="Only these scans, as in \"dx != 'TC'\".")] = None,
+    accept_implausible: Annotated[
+        bool,
+        typer.Option(
+            "--accept-implausible", help="Write a table that makes no sense as a whole all the same."
+        ),
+    ] = False,
+    bias: Annotated[
+        Bias,
+        typer.Option(
+            help="How bag_corrected is made: beheshti takes the gap's trend in age out, cole divides by"
+            " its slope as well.",
+            rich_help_panel=_GAPS,
+        ),
+    ] = Bias.beheshti,
+    fit_bias_on_cohort: Annotated[
+        bool,
+        typer.Option(
+            "--fit-bias-on-cohort",
+            help="Fit the trend on the scored scans, not on the model's own; every row says so.",
+            rich_help_panel=_GAPS,
+        ),
+    ] = False,
+    controls: Annotated[
+        str | None,
+        typer.Option(
+            help="With --fit-bias-on-cohort: on these of them, as in \"dx == 'TC'\".",
+            rich_help_panel=_GAPS,
+        ),
+    ] = None,
+    site_calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCORES",
+            help="A score table of controls of the same, unseen sites, by this model: other people, at"
+            " least 20 of a site.",
+            rich_help_panel=_GAPS,
+        ),
+    ] = None,
+    codes: Annotated[
+        bool,
+        typer.Option("--codes", help="Write the codes to OUT_codes.parquet.", rich_help_panel=_INSIDE),
+    ] = False,
+    contributions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Write what each feature adds, in years, by the groups of this column, to"
+            " OUT_contributions.tsv.",
+            rich_help_panel=_INSIDE,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Go on where an interrupted run stopped, or begin anew.",
+        ),
+    ] = True,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE",
+            help="Who scores: local, slurm, or your site's TOML (configs/cluster/example.toml).",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; by default one for each core.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Workers: processes of this machine, by default one for each GPU or core; or jobs.",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
+    min_workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Jobs that stay, with --max-workers.", rich_help_panel=_SHARED),
+    ] = None,
+    max_workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="As many jobs as there is work for, but no more.", rich_help_panel=_SHARED
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        int | None,
+        typer.Option(min=0, help="GPUs of each worker; 0 for none.", rich_help_panel=_SHARED),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A Dask scheduler of your own that runs already, with its workers.",
+            rich_help_panel=_SHARED,
+        ),
+    ] = None,
+    dashboard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where Dask's dashboard listens, if bokeh is installed; by default only for this machine.",
+            rich_help_panel=_SHARED,
+        ),
     ] = None,
 ) -> None:
     """Score the scans of a store for the brain-age gap.
@@ -37,9 +152,19 @@ def score(
     """
     from hpc_brainage.cli.screen import progress
     from hpc_brainage.model.bundle import read_info
+    from hpc_brainage.scoring.fleet import Fleet
+    from hpc_brainage.scoring.further import Further
     from hpc_brainage.scoring.runner import score_store
+    from hpc_brainage.scoring.saved import read_scores
+    from hpc_brainage.scoring.whole_table import WholeTable
     from hpc_brainage.store.place import place_at
 
+    fleet = Fleet.of(
+        cluster, scheduler, workers=workers, least=min_workers, most=max_workers, gpus=gpus_per_worker,
+        dashboard=dashboard,
+    )  # fmt: skip
+    local = None if site_calibration is None else read_scores(site_calibration)
+    whole = WholeTable(bias.value, fit_bias_on_cohort, controls, local)
     bundle = _bundle(model)
     info = read_info(bundle)
     destination = out or Path("scores") / f"{place_at(store).name.removesuffix('.zarr')}_{info.name}"
@@ -47,7 +172,10 @@ def score(
         destination = destination.with_suffix("")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with progress("scoring") as show:
-        report = score_store(store, bundle, destination, where=where, workers=workers, progress=show)
+        report = score_store(
+            store, bundle, destination, where=where, fleet=fleet, resume=resume, progress=show,
+            accept_implausible=accept_implausible, whole=whole, further=Further(codes, contributions),
+        )  # fmt: skip
     _show(report)
     if report.about["summary"]["status"].get("scored", 0) < len(report.table):
         raise typer.Exit(int(ExitCode.SCANS_REFUSED))
@@ -80,11 +208,16 @@ def _show(report: ScoringReport) -> None:
     notes(report.notes)
     status = ", ".join(f"{n} {name}" for name, n in about["status"].items())
     say(f"{len(report.table)} scans: {status}")
+    if (fresh := len(report.table) - report.kept) and report.seconds:
+        rate = f"{fresh / report.seconds:.3g} a second"
+        say(f"  · {fresh} of them scored now, in {report.seconds:.1f} s ({rate})")
+    if report.kept:
+        say(f"  · {report.kept} of them kept from the run that was interrupted")
     if about["held_out"]:
         say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by"
             " members that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
-    flags = {flag: n for flag, n in about["flags"].items() if flag != _BARELY}
+    flags = {flag: n for flag, n in about["flags"].items() if flag not in (_BARELY, _NO_BETTER)}
     notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in flags.items())
     if "id_in_training" in about["flags"]:
         say(
@@ -106,8 +239,35 @@ def _show(report: ScoringReport) -> None:
             f"WARNING: for {barely} of {about['status'].get('scored', 0)} scored scans the model barely"
             f" follows age ({_BARELY}); do not use their brain ages"
         )
+    if about["flags"].get(_NO_BETTER):
+        say(
+            f"WARNING: on held-out people this model is no better than a constant age ({_NO_BETTER}); do"
+            " not use its brain ages"
+        )
+    if (held := about["interval_coverage"]) is not None:
+        say(f"90 % intervals hold the age of {held:.1%} of these scans")
+    if "contributions" in report.paths:
+        _show_contributions(report.paths["contributions"])
     for kind, path in report.paths.items():
         say(f"{kind:<8} {path}")
+
+
+def _show_contributions(path: Path) -> None:
+    """Of each group, the features that add most to the ages of its people or take most from them."""
+    import pandas as pd
+
+    from hpc_brainage.cli.screen import table
+
+    found = pd.read_csv(path, sep="\t", dtype={"feature": str, "group": str}, keep_default_na=False)
+    rows = []
+    for (group, role), own in found.groupby(["group", "role"], sort=False):
+        most = own.head(_FEATURES_SHOWN)
+        sizes = (most[f"mean_{kind}contribution_years"] for kind in ("absolute_", ""))
+        each = zip(most["feature"], *sizes, strict=True)
+        said = [f"{name} {size:.2f} ({sign:+.2f})" for name, size, sign in each]
+        rows.append((group, role, own["n"].iat[0], ", ".join(said)))
+    title = "what drives the ages most: mean size of what a feature adds, and mean with its sign, years"
+    table(title, ("group", "modality", ">scans", "features"), rows)
 
 
 def _cell(value: object) -> str:

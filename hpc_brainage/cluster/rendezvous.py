@@ -90,3 +90,16 @@ def own_address(interface: str | None) -> str:
             hint="mend interface in the TOML that --cluster names, or leave it out",
         ) from None
     return socket.inet_ntoa(answer[20:24])
+
+
+def address_towards(host: str) -> str | None:
+    """The address of this machine from which another one is reached; None if it cannot be.
+
+    A datagram socket that is connected sends nothing: the system only looks up the way.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            any_socket.connect((host, 9))
+            return str(any_socket.getsockname()[0])
+    except OSError:
+        return None

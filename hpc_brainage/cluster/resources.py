@@ -71,6 +71,24 @@ class TrainResources(Section):
         return self.tasks_per_node or self.gpus_per_node or 1
 
 
+class ScoreResources(Section):
+    """What a job that scores asks for: one worker. What is None is as for all jobs of the site."""
+
+    partition: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    time: Minutes | None = None
+    """Longest time of one job; while there is work left, another one follows it."""
+    gpus_per_worker: int = Field(0, ge=0)
+    cpus_per_worker: int = Field(2, ge=1)
+    memory_gb: float = Field(8, gt=0)
+    """Memory of a worker, in GiB."""
+    interface: Text | None = None
+    """Network interface of the nodes, such as ib0; None for the one that reaches the command."""
+    scheduler_interface: Text | None = None
+    """Likewise of the machine where the command is typed; None for the one that reaches the nodes."""
+
+
 class Resources(Section):
     """What each job of a cluster may use. What is None is not asked for: the site's default holds."""
 
@@ -96,6 +114,8 @@ class Resources(Section):
     """Further options of sbatch, without the dashes; `true` for one that takes no value."""
     train: TrainResources = TrainResources()
     """What a training job asks for instead."""
+    score: ScoreResources = ScoreResources()
+    """What a job that scores asks for instead."""
 
     @field_validator("extra")
     @classmethod

@@ -48,10 +48,11 @@ def refusals(settings: Mapping[str, object]) -> Iterator[None]:
     try:
         yield
     except (FailedJobError, FailedSubmissionError) as problem:
-        raise _refusal(str(problem), settings) from None
+        raise refusal(str(problem), settings) from None
 
 
-def _refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
+def refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
+    """What a message of sbatch means; `settings` are those of the site's TOML, by name."""
     said = "; ".join(
         line.removeprefix("sbatch: ").removeprefix("error: ") for line in message.strip().splitlines()
     )

@@ -136,6 +136,11 @@ def partitions() -> list[str]:
     return [str(partition) for partition in read_partitions()]
 
 
+def node_addresses() -> list[str]:
+    """Addresses or names of the cluster's nodes, as SLURM itself reaches them."""
+    return [line.strip() for line in _ask(["sinfo", "--noheader", "--Node", "--format", "%o"]) or ()]
+
+
 def settled_state(job: str) -> JobState:
     """What SLURM says of a job; one that was preempted or lost its node has some seconds to come back.
 

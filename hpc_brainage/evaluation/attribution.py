@@ -1,38 +1,22 @@
-"""Integrated gradients of the predicted age: what each feature adds to it, in years.
+"""What drives the ages of held-out people: attributions by the members that never saw them, averaged.
 
-For a function f, an input x and a baseline b (Sundararajan, Taly and Yan 2017, "Axiomatic attribution for
-deep networks"):
-
-    a_j = (x_j - b_j) ∫₀¹ ∂f/∂x_j ( b + α (x - b) ) dα          Σ_j a_j = f(x) - f(b)
-
-f is the predicted age in years. The baseline of a person is somebody of the same sex, with the same
-modalities, whose every feature is at the mean of the member's training people. So sex, and having a
-modality or not, get no credit.
-
-A front end is linear from the standardised and clipped features onwards. The path is straight there, so
-the integral is only needed over the network's components, and is carried back to the features by the
-front end's own loadings. A feature that was imputed stays at the imputed value in the baseline, too: it
-gets no credit. A volume's path is straight between voxels and those of the mean training volume.
+The attributions of one member are integrated gradients (`hpc_brainage.model.attribution`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from hpc_brainage.evaluation.splits import check_folds
-from hpc_brainage.model.front_end import FrontEnd
+from hpc_brainage.model.attribution import attribute_member
 from hpc_brainage.model.member import Member
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput
-from hpc_brainage.training.prediction import Piece, pieces
+from hpc_brainage.training.prediction import pieces
 
-TOLERANCE = 0.01
-"""Years by which a person's attributions may miss the difference that they should add up to."""
-_NODES = (16, 64, 256)
-"""Points of the path; more are taken for those people only whose sum is not within the tolerance."""
 _VOLUMES_TO_AVERAGE = 128
 
 
@@ -112,7 +96,10 @@ def attribute(
         # Members of a fold may take other features, so each gets the scans as it takes them.
         for same in zip(*(pieces(member, data, rows) for member in own), strict=True):
             place = same[0].rows
-            parts = [_attribute(*one) for one in zip(own, same, middles, strict=True)]
+            parts = [
+                attribute_member(member, piece.x, piece.present, piece.sex, middle)
+                for member, piece, middle in zip(own, same, middles, strict=True)
+            ]
             for part, column in zip(parts, columns, strict=True):
                 age[place] += part.age / ensemble
                 baseline[place] += part.baseline / ensemble
@@ -130,112 +117,6 @@ def attribute(
         people = max(int((np.isfinite(age) & data.inputs[role].present).sum()), 1)
         maps[role] = (signed / people, absolute / people)
     return Attribution(names, years, standardised, maps, age, baseline, missed, fold.copy())
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A piece's attributions, numpy; `years` and `z` by role in the member's own features."""
-
-    years: dict[str, np.ndarray]
-    z: dict[str, np.ndarray]
-    age: np.ndarray
-    baseline: np.ndarray
-    missed: np.ndarray
-
-
-def _attribute(member: Member, piece: Piece, middle: Mapping[str, torch.Tensor]) -> _Found:
-    inputs, here, _ = member.prepare(piece.x, piece.present)
-    z = {r: _z(member.front_ends[r], piece.x[r], here[r]) for r in inputs if r not in middle}
-    start = {
-        role: middle[role].expand_as(x)
-        if role in middle
-        else x - _projected(member.front_ends[role], z[role])
-        for role, x in inputs.items()
-    }
-    # An absent modality does not move along the path, and what stands in its row is not looked at.
-    change = {role: _where(here[role], x - start[role]) for role, x in inputs.items()}
-    end = {role: start[role] + change[role] for role in start}
-    with torch.no_grad():
-        age = _ages(member, end, here, piece.sex)
-        baseline = _ages(member, start, here, piece.sex)
-    gradient = {role: torch.zeros_like(x) for role, x in start.items()}
-    missed = torch.full_like(age, torch.inf)
-    known = torch.stack(list(here.values())).any(dim=0)
-    for nodes in _NODES:
-        again = torch.nonzero(known & ~(missed.abs() <= TOLERANCE))[:, 0]
-        if not len(again):
-            break
-        part = [{role: x[again] for role, x in each.items()} for each in (start, change, here)]
-        fresh = _mean_gradient(member, part[0], part[1], part[2], piece.sex[again], nodes)
-        total = sum((fresh[r] * part[1][r]).double().flatten(1).sum(dim=1) for r in fresh)
-        missed[again] = total - (age - baseline)[again]
-        for role in gradient:
-            gradient[role][again] = fresh[role]
-    years = {}
-    for role in inputs:
-        front_end = member.front_ends[role]
-        if isinstance(front_end, FrontEnd):
-            loading = gradient[role] @ front_end.basis_FP.T if front_end.components else gradient[role]
-            years[role] = (z[role] * loading / front_end.scale).cpu().numpy()
-        else:
-            years[role] = (gradient[role] * change[role]).cpu().numpy()
-    nobody = torch.full_like(age, torch.nan)
-    age, baseline, missed = (torch.where(known, value, nobody) for value in (age, baseline, missed))
-    return _Found(
-        years,
-        {role: value.cpu().numpy() for role, value in z.items()},
-        age.cpu().numpy(),
-        baseline.cpu().numpy(),
-        missed.cpu().numpy(),
-    )
-
-
-def _mean_gradient(
-    member: Member,
-    start: Mapping[str, torch.Tensor],
-    change: Mapping[str, torch.Tensor],
-    here: Mapping[str, torch.Tensor],
-    sex: torch.Tensor,
-    nodes: int,
-) -> dict[str, torch.Tensor]:
-    """The gradient of the age in years, averaged over the path by Gauss and Legendre's rule."""
-    mean = {role: torch.zeros_like(x) for role, x in start.items()}
-    places, weights = np.polynomial.legendre.leggauss(nodes)
-    for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
-        at = {role: (start[role] + float(place) * change[role]).requires_grad_() for role in start}
-        total = _ages(member, at, here, sex).sum()
-        for role, slope in zip(at, torch.autograd.grad(total, list(at.values())), strict=True):
-            mean[role] += float(weight) * slope
-    return mean
-
-
-def _ages(
-    member: Member, inputs: Mapping[str, torch.Tensor], here: Mapping[str, torch.Tensor], sex: torch.Tensor
-) -> torch.Tensor:
-    """Ages in years from network inputs, float64 (scans,); for an unknown sex the mean over both."""
-    codes = member.network.encode(inputs, here)
-
-    def years(as_sex: torch.Tensor) -> torch.Tensor:
-        return member.age_scale.to_years(member.regress(codes, inputs, here, as_sex).mean.double())
-
-    told = years(sex)
-    if not (sex < 0).any():
-        return told
-    both = 0.5 * (years(torch.zeros_like(sex)) + years(torch.ones_like(sex)))
-    return torch.where(sex < 0, both, told)
-
-
-def _z(front_end: torch.nn.Module, x: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
-    """Clipped distance from the training mean, SD (scans, features); 0 where imputed or absent."""
-    assert isinstance(front_end, FrontEnd)
-    z = ((x - front_end.mean_F) / front_end.sd_F).clamp(-front_end.clip_sd, front_end.clip_sd)
-    return torch.where(torch.isnan(x) | ~here[:, None], torch.zeros_like(z), z)
-
-
-def _projected(front_end: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
-    """What standardised features contribute to the network's input."""
-    assert isinstance(front_end, FrontEnd)
-    return (z @ front_end.basis_FP if front_end.components else z) / front_end.scale
 
 
 def _middle(member: Member, data: TrainingData, train: np.ndarray) -> dict[str, torch.Tensor]:
@@ -259,7 +140,3 @@ def _middle(member: Member, data: TrainingData, train: np.ndarray) -> dict[str, 
 def _columns(own: Sequence[str], names: Sequence[str]) -> np.ndarray:
     place = {name: index for index, name in enumerate(names)}
     return np.array([place[name] for name in own], dtype=np.int64)
-
-
-def _where(here: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return torch.where(here.view(-1, *([1] * (x.dim() - 1))), x, torch.zeros_like(x))

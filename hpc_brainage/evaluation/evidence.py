@@ -1,15 +1,19 @@
-"""The numbers that a trained model must not be without: its held-out error beside simple predictors',
-and the trend of its errors with age."""
+"""The numbers that a trained model must not be without: its held-out error beside simple predictors', the
+trend of its errors with age, and a calibration. Errors are everybody's, the latter two the controls'."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from hpc_brainage.evaluation.baselines import Constant, ridges
+from hpc_brainage.evaluation.calibration import calibrate, controls_of, training_range
 from hpc_brainage.evaluation.metrics import performance
 from hpc_brainage.evaluation.pipelines import held_out
 from hpc_brainage.evaluation.splits import by_label
-from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, Performance, save_bundle
+from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, ModelInfo, Performance, save_bundle
+from hpc_brainage.model.member import Member
+from hpc_brainage.model.training_range import TrainingRange
 from hpc_brainage.scoring.bias import fit_bias_lines
 from hpc_brainage.training.run import FinishedRun
 
@@ -51,11 +55,28 @@ def complete(run: FinishedRun) -> Bundle:
         everyone=compare(known),
         by_available={str(g): compare(known & (available == g)) for g in groups if len(groups) > 1},
     )
-    lines = fit_bias_lines(age=age, predicted=predicted, available=available)
+    controls = controls_of(run.data, run.info)
+    lines = fit_bias_lines(
+        age=age[controls],
+        predicted=predicted[controls],
+        available=available[controls],
+        sex=run.data.scans["sex"].to_numpy(dtype=object)[controls],
+    )
     info = run.info.model_copy(update={"evidence": evidence, "bias": lines})
-    bundle = save_bundle(run.folder.model, info, run.members)
+    bundle = save_bundle(run.folder.model, *_calibrated(run, info))
     run.folder.finish()
     return bundle
+
+
+def _calibrated(run: FinishedRun, info: ModelInfo) -> tuple[ModelInfo, tuple[Member, ...], TrainingRange]:
+    """The description with the calibration, the members, and what the training people looked like."""
+    on_gpu = info.config.training.device != "cpu" and torch.cuda.is_available()
+    members = tuple(member.to("cuda" if on_gpu else "cpu").eval() for member in run.members)
+    found = training_range(info, members, run.data, run.fold)
+    found = found.to("cuda" if on_gpu else "cpu")
+    calibration = calibrate(Bundle(info, members, training_range=found), run.data, run.fold)
+    members = tuple(member.to("cpu") for member in members)
+    return info.model_copy(update={"calibration": calibration}), members, found.to("cpu")
 
 
 def _constant(predicted: np.ndarray, age: np.ndarray) -> Performance:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hpc_brainage.errors import UsageError
 from hpc_brainage.evaluation.splits import Split
+from hpc_brainage.scoring.bias import refuse_age_using
 
 MEASURES = ("mae", "rmse", "r2", "r")
 DRAWS = 2000
@@ -57,6 +58,7 @@ def bootstrap_errors(
     By measure, the 95 % interval; None with fewer than `FEWEST_CLUSTERS`, and for a measure that is not
     defined in more than a twentieth of the draws.
     """
+    refuse_age_using(predicted_SN)
     predicted = np.atleast_2d(np.asarray(predicted_SN, dtype=float))
     age = np.asarray(age_N, dtype=float)
     _check(predicted, age)
@@ -88,6 +90,7 @@ def bootstrap_difference(
     The same people, or sites, are drawn for both, and the same seeds, of which a predictor that does not
     depend on them has one. Arguments as in `bootstrap_errors`; None with fewer than `FEWEST_CLUSTERS`.
     """
+    refuse_age_using(a_SN, b_SN)
     a, b = (np.atleast_2d(np.asarray(p, dtype=float)) for p in (a_SN, b_SN))
     age = np.asarray(age_N, dtype=float)
     _check(a, age)

@@ -2,7 +2,7 @@
 
 These functions take raw predictions. A prediction from which the age trend was removed *with the
 person's own age* contains the answer: it correlates highly with age however poor the model is (Butler et
-al. 2021; for a least-squares predictor r >= 0.894, see `docs/method.md`). Such ages have no place here.
+al. 2021; for a least-squares predictor r >= 0.894, see `docs/method.md`). Such ages are refused here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_brainage.model.bundle import Performance
+from hpc_brainage.scoring.bias import refuse_age_using
 
 
 def performance(predicted: np.ndarray, age: np.ndarray) -> Performance:
@@ -17,7 +18,12 @@ def performance(predicted: np.ndarray, age: np.ndarray) -> Performance:
 
     R² is against the mean age of these very people. What is not defined is None: R² and r for fewer than
     three people or where ages or predictions do not vary, and all of them for nobody.
+
+    Raises
+    ------
+    ScoringError : the predictions were made with the ages (see `hpc_brainage.scoring.bias`).
     """
+    refuse_age_using(predicted)
     known = np.isfinite(predicted) & np.isfinite(age)
     p, y = predicted[known].astype(float), age[known].astype(float)
     if not len(y):

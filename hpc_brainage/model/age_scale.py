@@ -32,3 +32,8 @@ class AgeScale:
     def to_years(self, t: torch.Tensor) -> torch.Tensor:
         raw = t * self.spread + self.center
         return torch.expm1(raw) if self.kind == "log" else raw
+
+    def sd_in_years(self, sd_of_t: torch.Tensor, age_years: torch.Tensor) -> torch.Tensor:
+        """A standard deviation of t around an age, in years, to first order: |dy/dt| times it."""
+        sd = sd_of_t * self.spread
+        return sd * (age_years + 1) if self.kind == "log" else sd

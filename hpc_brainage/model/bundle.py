@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +33,14 @@ from hpc_brainage.files import (
     write_json,
     write_text,
 )
+from hpc_brainage.model.calibration import Calibration
 from hpc_brainage.model.card import model_card
 from hpc_brainage.model.member import Member
+from hpc_brainage.model.training_range import TrainingRange
 
 FORMAT = "hpc_brainage.model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_RANGE = "training_range."
 WEIGHTS, INFO, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 
 
@@ -59,6 +63,8 @@ class TrainingPeople(_Record):
     where: str | None
     store: str
     store_sha256: str
+    field_strengths: dict[str, int] = Field(default_factory=dict)
+    """Scans by the cohort's column `magnetic_field_strength`, tesla; empty where it has none."""
 
 
 class Performance(_Record):
@@ -101,6 +107,8 @@ class BiasLine(_Record):
     n: int
     r: float | None
     """Correlation of the raw gap with age among the held-out people."""
+    residual_sd: float | None = None
+    """SD of the gap around the line, years; None in bundles of before it was kept."""
 
 
 class ModelInfo(_Record):
@@ -128,6 +136,8 @@ class ModelInfo(_Record):
     evidence: Evidence | None = None
     bias: dict[str, BiasLine] = Field(default_factory=dict)
     """By which modalities a person has ("smri+fmri", "smri", ...), and for "everyone"."""
+    calibration: Calibration | None = None
+    """None in bundles of format 1, and where there were too few controls."""
     weights_sha256: str = ""
 
 
@@ -139,10 +149,35 @@ class Bundle:
     members: tuple[Member, ...]
     sha256: str = ""
     """Hash of model.json, which holds the hash of the weights; empty before the bundle was saved."""
+    training_range: TrainingRange | None = None
+    """What the training people looked like; None in bundles of format 1."""
 
     @property
     def roles(self) -> tuple[str, ...]:
         return self.members[0].roles
+
+    @cached_property
+    def _columns(self) -> dict[tuple[int, str], torch.Tensor | None]:
+        places = {
+            role: {name: index for index, name in enumerate(features)}
+            for role, features in self.info.features.items()
+        }
+        found: dict[tuple[int, str], torch.Tensor | None] = {}
+        for index, member in enumerate(self.members):
+            device = next(member.parameters()).device
+            for role in member.roles:
+                own = [places[role][name] for name in member.features(role)]
+                is_all = not own or own == list(range(len(places[role])))
+                found[index, role] = None if is_all else torch.tensor(own, device=device)
+        return found
+
+    def inputs_of(self, index: int, x: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a member takes of the bundle's inputs: by role, its features in its order, or the volume."""
+        taken = {}
+        for role in self.members[index].roles:
+            columns = self._columns[index, role]
+            taken[role] = x[role] if columns is None else x[role][:, columns]
+        return taken
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -197,13 +232,17 @@ def scan_mark(checksum: str, salt: str) -> str:
     return _mark(f"{salt}:{checksum}")
 
 
-def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bundle:
+def save_bundle(
+    folder: Path, info: ModelInfo, members: Sequence[Member], training_range: TrainingRange | None = None
+) -> Bundle:
     """Write a bundle as a whole; an older one at the same place is replaced only when it is complete."""
     arrays = {
         f"{index}.{name}": tensor.detach().cpu().contiguous()
         for index, member in enumerate(members)
         for name, tensor in member.state_dict().items()
     }
+    if training_range is not None:
+        arrays |= {f"{_RANGE}{name}": array for name, array in training_range.arrays().items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.????????.tmp"):  # of somebody who was killed here
         remove_tree(left)
@@ -217,7 +256,7 @@ def save_bundle(folder: Path, info: ModelInfo, members: Sequence[Member]) -> Bun
     remove_tree(folder)
     os.replace(fresh, folder)
     sync_directory(folder.parent)
-    return Bundle(info, tuple(members), bundle_sha256(folder))
+    return Bundle(info, tuple(members), bundle_sha256(folder), training_range)
 
 
 def bundle_sha256(folder: Path) -> str:
@@ -282,6 +321,8 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
             members.append(member.eval())
         if not members:
             raise ValueError("it has no members")
+        ranges = {k.removeprefix(_RANGE): v for k, v in arrays.items() if k.startswith(_RANGE)}
+        training_range = TrainingRange.from_arrays(ranges) if ranges else None
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as problem:
         raise ModelError(f"the weights do not fit the description ({problem})", where=folder) from None
-    return Bundle(info, tuple(members), bundle_sha256(folder))
+    return Bundle(info, tuple(members), bundle_sha256(folder), training_range)

@@ -61,6 +61,7 @@ def model_card(info: ModelInfo) -> str:
             "`bag_corrected` takes this trend out of the gap, by the line of what a person has."
             " Corrected ages use the chronological age and must never be reported as accuracy.",
         ]
+    lines += ["", "## Calibration", "", *_calibration(info)]
     lines += [
         "",
         "## Limits",
@@ -71,6 +72,39 @@ def model_card(info: ModelInfo) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _calibration(info: ModelInfo) -> list[str]:
+    found = info.calibration
+    if found is None:
+        return ["None: scores carry no intervals, no normative z and no depth flags."]
+    whom = f"controls (`{found.controls}`)" if found.controls else "people, whatever their diagnosis"
+    lines = [
+        f"On {found.n} held-out scans of {whom}. The 90 % intervals held the age, each fitted without the"
+        " person's fold, of:",
+        "",
+        "| people | scans | held |",
+        "|---|---|---|",
+        *(
+            f"| {name.replace('|', '/')} | {one.n} | {one.covered:.1%} |"
+            for name, one in found.coverage.items()
+        ),
+        "",
+    ]
+    for name, one in found.uniformity.items():
+        lines.append(
+            f"- normative z from {name}: {one.n} scans, distance from a normal distribution"
+            f" {one.ks:.3f} (Kolmogorov-Smirnov, p = {one.p:.2g}), skewness {one.skew:+.2f}"
+        )
+    lacking = [name for name, group in found.groups.items() if group.norms is None]
+    if lacking:
+        lines.append(f"- no normative z from {', '.join(lacking)}: too few scans")
+    lines += [
+        "",
+        "The folds are over people of the same sites. At other sites, and for people with a disease, an"
+        " interval may hold the age less often.",
+    ]
+    return lines
 
 
 def _counts(counts: dict[str, int]) -> str:

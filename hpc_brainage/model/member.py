@@ -15,6 +15,7 @@ from torch import nn
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.model.age_scale import AgeScale
+from hpc_brainage.model.close_look import CloseLook, log_rebuilding_errors, spread_from_codes
 from hpc_brainage.model.front_end import FrontEnd
 from hpc_brainage.model.regressor import AgeEstimate
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec, Code
@@ -51,15 +52,22 @@ class Prediction:
     age : (B,) from all modalities the scan has; for an unknown sex the mean over both.
     age_by_role : by role, (B,) from that modality alone.
     age_other_sex : (B,) had the person been of the other sex; NaN for an unknown sex.
+    sd : (B,) the standard deviation that the model predicts for the age of a person with such data. NaN
+        where the age form predicts none.
+    sd_by_role : by role, (B,) the same from that modality alone.
     used : by role, bool (B,), whether the scan had enough of the modality.
     imputed : by role, (B,) features that were missing and took the training median.
+    look : what was found beside the age, if it was asked for.
     """
 
     age: torch.Tensor
     age_by_role: dict[str, torch.Tensor]
     age_other_sex: torch.Tensor
+    sd: torch.Tensor
+    sd_by_role: dict[str, torch.Tensor]
     used: dict[str, torch.Tensor]
     imputed: dict[str, torch.Tensor]
+    look: CloseLook | None = None
 
 
 class Member(nn.Module):
@@ -108,7 +116,11 @@ class Member(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, x: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor], sex: torch.Tensor
+        self,
+        x: Mapping[str, torch.Tensor],
+        present: Mapping[str, torch.Tensor],
+        sex: torch.Tensor,
+        closely: bool = False,
     ) -> Prediction:
         """Ages in years, from the codes' means; the caller has put the member into `eval()`.
 
@@ -117,31 +129,54 @@ class Member(nn.Module):
         x : by role, (B, features of this member) with NaN where missing, or volumes (B, X, Y, Z).
         present : by role, bool (B,).
         sex : (B,) 0 for F, 1 for M, -1 for unknown.
+        closely : take a `CloseLook` too.
         """
         inputs, here, imputed = self.prepare(x, present)
         codes = self.network.encode(inputs, here)
+        unknown = sex < 0
+        any_unknown = bool(unknown.any())
 
-        def years(seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor) -> torch.Tensor:
-            t = self.regress(codes, inputs, seen, as_sex).mean
+        def years(
+            seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            """The age, and the variance that is predicted for it in years squared."""
+            said = self.regress(codes, inputs, seen, as_sex)
             anything = torch.stack(list(seen.values())).any(dim=0)
-            age = self.age_scale.to_years(t.double())
-            return torch.where(anything, age, torch.full_like(age, torch.nan))
+            age = self.age_scale.to_years(said.mean.double())
+            nothing = torch.full_like(age, torch.nan)
+            if said.log_variance is None:
+                return torch.where(anything, age, nothing), nothing
+            sd = self.age_scale.sd_in_years((0.5 * said.log_variance.double()).exp(), age)
+            return torch.where(anything, age, nothing), torch.where(anything, sd.square(), nothing)
 
-        def averaged(seen: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        def averaged(seen: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             known = years(seen, sex)
-            if not (sex < 0).any():
+            if not any_unknown:
                 return known
-            both = 0.5 * (years(seen, torch.zeros_like(sex)) + years(seen, torch.ones_like(sex)))
-            return torch.where(sex < 0, both, known)
+            pairs = zip(
+                known, years(seen, torch.zeros_like(sex)), years(seen, torch.ones_like(sex)), strict=True
+            )
+            age, variance = (torch.where(unknown, 0.5 * (f + m), own) for own, f, m in pairs)
+            return age, variance
 
-        nobody = torch.zeros_like(sex, dtype=torch.bool)
+        nobody = torch.zeros_like(unknown)
         by_role = {
             role: averaged({other: here[other] if other == role else nobody for other in self.roles})
             for role in self.roles
         }
-        other_sex = years(here, torch.where(sex < 0, sex, 1 - sex))
-        other_sex = torch.where(sex < 0, torch.full_like(other_sex, torch.nan), other_sex)
-        return Prediction(averaged(here), by_role, other_sex, here, imputed)
+        other_sex, _ = years(here, torch.where(unknown, sex, 1 - sex))
+        other_sex = torch.where(unknown, torch.full_like(other_sex, torch.nan), other_sex)
+        age, variance = averaged(here)
+        return Prediction(
+            age,
+            {role: own for role, (own, _) in by_role.items()},
+            other_sex,
+            variance.sqrt(),
+            {role: own.sqrt() for role, (_, own) in by_role.items()},
+            here,
+            imputed,
+            self._look(codes, inputs, here, sex, age) if closely else None,
+        )
 
     def regress(
         self,
@@ -163,6 +198,21 @@ class Member(nn.Module):
             alone = own & (here.sum(dim=0) == 1)
             factor = torch.where(alone, getattr(settings, f"stretch_{role}"), factor)
         return factor
+
+    def _look(
+        self,
+        codes: Mapping[str, Code],
+        inputs: Mapping[str, torch.Tensor],
+        here: Mapping[str, torch.Tensor],
+        sex: torch.Tensor,
+        age: torch.Tensor,
+    ) -> CloseLook:
+        sd = spread_from_codes(self.network, codes, inputs, here, sex) * self._stretch(here)
+        log_errors = {}
+        if self.config.loss.reconstruction > 0:  # else nobody taught the decoders
+            log_errors = log_rebuilding_errors(self.network, codes, inputs, here, sex)
+        means = {role: code.mu for role, code in codes.items()}
+        return CloseLook(self.age_scale.sd_in_years(sd.double(), age), means, log_errors)
 
     def describe(self) -> dict[str, Any]:
         """What `from_record` needs, beside the weights, to build the same member."""

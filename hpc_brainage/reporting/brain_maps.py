@@ -145,6 +145,46 @@ def draw_map(image: Nifti1Image, path: Path, title: str) -> Path:
 
     A map with both signs has colours that are symmetric about 0.
     """
+    return _write_bytes(path, _map_png(image, title))
+
+
+def contribution_maps(
+    regions: pd.DataFrame, atlases: Mapping[str, Path], most: int = 4
+) -> tuple[tuple[str, bytes], ...]:
+    """Maps of what regions contribute to the predictions of groups, as captions and PNG files.
+
+    Parameters
+    ----------
+    regions : `role`, `region`, `group` ("all" is everybody) and `mean_contribution_years`.
+    atlases : by role, an image of the regions.
+    most : groups that are drawn; everybody only where there are no others.
+
+    Raises
+    ------
+    UsageError : an atlas is for a role that is not there, cannot be used, or has none of the regions.
+    """
+    drawn = []
+    for role, atlas in atlases.items():
+        own = regions[regions["role"] == role]
+        if not len(own):
+            raise UsageError(
+                "there are no contributions of this modality",
+                where=role,
+                expected=" or ".join(sorted(set(regions["role"]))),
+            )
+        groups = sorted(set(own["group"]) - {"all"}) or ["all"]
+        for group in groups[:most]:
+            table = own[own["group"] == group]
+            values = dict(zip(table["region"], table["mean_contribution_years"], strict=True))
+            found = region_map(values, atlas)
+            caption = f"Mean contribution of each region ({role}), years: {group}."
+            if found.unmatched:
+                caption += f" {len(found.drawn)} of {len(values)} regions are in the atlas."
+            drawn.append((caption, _map_png(found.image, None)))
+    return tuple(drawn)
+
+
+def _map_png(image: Nifti1Image, title: str | None) -> bytes:
     from nilearn.plotting import plot_stat_map
 
     value = np.asarray(image.dataobj)
@@ -162,7 +202,7 @@ def draw_map(image: Nifti1Image, path: Path, title: str) -> Path:
         threshold=1e-6 * largest,
     )
     try:
-        return _write(display.frame_axes.figure, path)
+        return _png(display.frame_axes.figure)
     finally:
         display.close()
 
@@ -202,9 +242,17 @@ def _image(value: np.ndarray, affine: np.ndarray) -> Nifti1Image:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    """A figure as PNG, whole or not at all."""
+    return _write_bytes(path, _png(figure))
+
+
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=_DPI)
+    return picture.getvalue()
+
+
+def _write_bytes(path: Path, content: bytes) -> Path:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, picture.getvalue())
+    write_bytes(path, content)
     return path

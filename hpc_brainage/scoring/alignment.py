@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,6 +36,24 @@ class RoleMatch:
     ignored: int
     table: RoleTable | None
     volume: str | None = None
+
+    @cached_property
+    def _are_all(self) -> bool:
+        """Whether the model takes the store's columns as they stand."""
+        assert self.table is not None
+        return np.array_equal(self.columns, np.arange(len(self.table.names)))
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """The model's features of some scans, float32 (rows, features); NaN where there is none."""
+        assert self.table is not None
+        stored = self.table.read(rows)
+        if self._are_all:
+            return stored
+        if not stored.shape[1]:
+            return np.full((len(rows), len(self.columns)), np.nan, dtype=np.float32)
+        taken = np.take(stored, self.columns, axis=1, mode="clip")
+        taken[:, self.columns < 0] = np.nan
+        return taken
 
 
 def match_roles(store: Store, info: ModelInfo) -> dict[str, RoleMatch]:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 
 from hpc_brainage.errors import BrainAgeError
+from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import Bundle
-from hpc_brainage.model.member import LEAST_KNOWN_SHARE, SEX_NUMBERS, Member
-from hpc_brainage.scans import SCAN_COLUMNS
+from hpc_brainage.model.member import LEAST_KNOWN_SHARE, SEX_NUMBERS
+from hpc_brainage.scans import FIELD_STRENGTH, SCAN_COLUMNS, field_strengths
 from hpc_brainage.scoring import bias
 from hpc_brainage.scoring.alignment import RoleMatch
+from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags, is_no_better_than_the_mean
+from hpc_brainage.scoring.flags import join_flags
+from hpc_brainage.scoring.interpretation import interpret, outside_norms
+from hpc_brainage.scoring.members import EMPTY_COLUMNS, ask_members
+from hpc_brainage.scoring.reading import read_ahead
 from hpc_brainage.scoring.table import SCHEMA
 from hpc_brainage.store.reader import Store
 
-_ROLES = ("smri", "fmri")
-_YEARS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only", "brain_age_other_sex")
-IMPLAUSIBLE_YEARS = (0.0, 120.0)
-_FEATURE_ROWS_AT_ONCE = 4096
+_FEATURE_ROWS_AT_ONCE = 1024  # as much as a shard of a connectome; the next is read meanwhile
+Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+"""By role, the members' inputs and which scans have the role."""
 _VOLUMES_AT_ONCE = 8  # half a gigabyte each with OpenBHB's grey matter and the SFCN of the paper
 
 
@@ -38,120 +44,89 @@ class Predictor:
 
         A scan that cannot be read fails alone: its row says why, and the others are scored.
         """
-        table = self._empty(rows)
+        scans = self.store.scans.iloc[rows].reset_index(drop=True)
+        found = self._nothing_yet(rows, scans)
         at_once = _VOLUMES_AT_ONCE if self.bundle.info.volumes else _FEATURE_ROWS_AT_ONCE
-        for first in range(0, len(rows), at_once):
-            places = np.arange(first, min(first + at_once, len(rows)))
+        blocks = np.split(np.arange(len(rows)), np.arange(at_once, len(rows), at_once))
+        for places, inputs in read_ahead(blocks, lambda places: self._read(rows[places])):
             try:
-                self._fill(table, rows[places], places)
+                self._fill(found, scans, places, inputs())
             except BrainAgeError:
                 for place in places:
-                    self._fill_one(table, rows, int(place))
-        return self._finish(table)
+                    self._fill_one(found, scans, rows, place)
+        return self._table(found, scans)
 
-    def _fill_one(self, table: pd.DataFrame, rows: np.ndarray, place: int) -> None:
-        try:
-            self._fill(table, rows[place : place + 1], np.array([place]))
-        except BrainAgeError as problem:
-            table.loc[place, "status"] = "failed"
-            table.loc[place, "reason"] = problem.what
+    def inputs(self, rows: np.ndarray) -> tuple[Inputs, np.ndarray]:
+        """Inputs of some rows, and the fold in which each one's person was held out, -1 for nobody's.
 
-    def _empty(self, rows: np.ndarray) -> pd.DataFrame:
-        scans = self.store.scans.iloc[rows].reset_index(drop=True)
-        table = scans.reindex(columns=[c for c in SCHEMA if c in SCAN_COLUMNS])
-        table["status"], table["reason"], table["flags"] = "missing", "", ""
-        for column in (*_YEARS, "bag", "bag_corrected", "brain_age_sd_members"):
-            table[column] = np.nan
-        for role in _ROLES:
-            table[f"has_{role}"], table[f"imputed_{role}"] = False, 0
-        table["members_used"] = 0
-        checksums = zip(
-            *(self.store.checksums(key)[rows].tolist() for key in self.store.modalities), strict=True
-        )
-        known = self.bundle.known_people(scans, list(checksums))
-        table["held_out"] = known.certain
-        table["_fold"] = known.fold
-        table["bias_method"], table["bias_fit"] = "none", ""
-        people = self.bundle.info.training
-        in_range = scans["age"].between(people.age_min, people.age_max).astype("boolean")
-        table["age_in_training_range"] = in_range.mask(scans["age"].isna())
-        table["site_seen"] = scans["site"].isin(list(people.sites)) & (scans["site"] != "")
-        table["model"], table["model_sha256"] = self.bundle.info.name, self.bundle.sha256
-        table["store_sha256"], table["software"] = self.store.content_sha256, self.software
-        extras = scans.drop(columns=list(SCAN_COLUMNS))
-        extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
-        return pd.concat([table[[c for c in SCHEMA if c in table] + ["_fold"]], extras], axis=1)
-
-    def _fill(self, table: pd.DataFrame, rows: np.ndarray, places: np.ndarray) -> None:
-        """Predict `rows` and write the results into `places` of the table."""
+        Raises
+        ------
+        StoreError : one of them cannot be read.
+        """
+        found = self._nothing_yet(rows, self.store.scans.iloc[rows].reset_index(drop=True))
         x, present = self._read(rows)
+        self._recognise(found, x, np.arange(len(rows)))
+        return (x, present), found["_fold"]
+
+    def _fill_one(
+        self, found: dict[str, np.ndarray], scans: pd.DataFrame, rows: np.ndarray, place: int
+    ) -> None:
+        try:
+            self._fill(found, scans, np.array([place]), self._read(rows[place : place + 1]))
+        except BrainAgeError as problem:
+            found["status"][place], found["reason"][place] = "failed", problem.what
+
+    @cached_property
+    def _checksums(self) -> list[np.ndarray]:
+        """Of all scans of the store, for each of its modalities: read once, not for each task."""
+        return [self.store.checksums(key) for key in self.store.modalities]
+
+    def _nothing_yet(self, rows: np.ndarray, scans: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Columns before anybody was asked, and who is known by identity or by the very same data."""
+        found = {name: np.full(len(rows), value) for name, value in EMPTY_COLUMNS.items()}
+        found["status"] = np.full(len(rows), "missing", dtype=object)
+        found["reason"] = np.full(len(rows), "", dtype=object)
+        checksums = zip(*(of_all[rows].tolist() for of_all in self._checksums), strict=True)
+        known = self.bundle.known_people(scans, list(checksums))
+        return found | {"_fold": known.fold, "held_out": known.certain}
+
+    def _fill(
+        self, found: dict[str, np.ndarray], scans: pd.DataFrame, places: np.ndarray, inputs: Inputs
+    ) -> None:
+        """Ask the members about the scans at `places` and write down what they say."""
+        x, present = inputs
         device = next(self.bundle.members[0].parameters()).device
-        sexes = self.store.scans["sex"].iloc[rows]
-        sex = torch.tensor([SEX_NUMBERS[sex] for sex in sexes], device=device)
-        held_out_in = table["_fold"].to_numpy()[places]
-        members = self.bundle.members
-        sums = {column: np.zeros(len(rows)) for column in _YEARS}
-        squares, used = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
-        enough = np.ones(len(rows), dtype=bool)  # for every member that was asked
-        imputed = {role: np.zeros(len(rows)) for role in _ROLES}
-        has = {role: np.zeros(len(rows), dtype=bool) for role in _ROLES}
-        for member, fold in zip(members, self.bundle.folds, strict=True):
-            mine = np.flatnonzero((held_out_in < 0) | (held_out_in == fold))
-            if not len(mine):
-                continue
-            taken = torch.from_numpy(mine).to(device)
-            inputs = {
-                role: _for_member(self.bundle, member, role, value)[taken] for role, value in x.items()
-            }
-            here = {role: mask[taken] for role, mask in present.items()}
-            predicted = member.predict(inputs, here, sex[taken])
-            years = {"brain_age": predicted.age, "brain_age_other_sex": predicted.age_other_sex}
-            years |= {f"brain_age_{role}_only": age for role, age in predicted.age_by_role.items()}
-            for column, value in years.items():
-                sums[column][mine] += value.cpu().numpy()
-            for column in set(_YEARS) - set(years):
-                sums[column][mine] = np.nan
-            squares[mine] += predicted.age.cpu().numpy() ** 2
-            used[mine] += 1
-            enough[mine] &= torch.stack(list(predicted.used.values())).any(dim=0).cpu().numpy()
-            for role in member.roles:
-                count = predicted.imputed[role].cpu().numpy()
-                imputed[role][mine] = np.maximum(imputed[role][mine], count)
-                has[role][mine] |= predicted.used[role].cpu().numpy()
-        with np.errstate(invalid="ignore"):
-            for column in _YEARS:
-                table.loc[places, column] = sums[column] / used
-            mean = sums["brain_age"] / used
-            variance = np.maximum(squares / used - mean**2, 0) * used / np.maximum(used - 1, 1)
-        table.loc[places, "brain_age_sd_members"] = np.where(used > 1, np.sqrt(variance), np.nan)
-        table.loc[places, "members_used"] = np.where(np.isfinite(mean), used, 0)
-        for role in _ROLES:
-            table.loc[places, f"has_{role}"] = has[role]
-            table.loc[places, f"imputed_{role}"] = imputed[role].astype(np.int64)
-        scored = np.isfinite(mean)
-        table.loc[places, "status"] = np.select([scored, enough], ["scored", "failed"], "missing")
-        table.loc[places, "reason"] = np.select(
-            [scored, enough], ["", "the model gives no finite age"], self._why_missing()
+        sex = torch.tensor([SEX_NUMBERS[sex] for sex in scans["sex"].iloc[places]], device=device)
+        self._recognise(found, x, places)
+        for name, said in ask_members(self.bundle, x, present, sex, found["_fold"][places]).items():
+            found[name][places] = said
+        scored, usable = np.isfinite(found["brain_age"][places]), found["_usable"][places]
+        found["status"][places] = np.select([scored, usable], ["scored", "failed"], "missing")
+        found["reason"][places] = np.select(
+            [scored, usable], ["", "the model gives no finite age"], self._why_missing()
         )
 
-    def _available(self, table: pd.DataFrame) -> pd.Series:
-        """Which modalities each scan was scored from, as "smri+fmri"."""
-        roles = self.bundle.roles
-        has = table[[f"has_{role}" for role in roles]].to_numpy(dtype=bool)
-        return pd.Series(["+".join(np.array(roles)[row]) for row in has], index=table.index, dtype=object)
+    def _recognise(
+        self, found: dict[str, np.ndarray], x: dict[str, torch.Tensor], places: np.ndarray
+    ) -> None:
+        """Know scans of the training by the fingerprint of their features, whoever converted them."""
+        if self.bundle.training_range is None:
+            return
+        for role, prints in self.bundle.training_range.fingerprints.items():
+            values = x[role][:, torch.from_numpy(prints.columns).to(x[role].device)].cpu().numpy()
+            fold = prints.held_out_in(values, self.bundle.info.salt)
+            new = (fold >= 0) & ~found["held_out"][places]
+            found["_fold"][places[new]] = fold[new]
+            found["held_out"][places[new]] = True
 
-    def _read(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _read(self, rows: np.ndarray) -> Inputs:
         """Inputs in the bundle's feature order, and presence, on the members' device."""
         device = next(self.bundle.members[0].parameters()).device
         x, present = {}, {}
         for role, match in self.matches.items():
             here = match.present[rows]
             if match.table is not None:
-                wide = np.full((len(rows), len(match.columns)), np.nan, dtype=np.float32)
-                found = match.columns >= 0
-                if here.any():
-                    wide[:, found] = match.table.read(rows)[:, match.columns[found]]
-                x[role] = torch.from_numpy(wide).to(device)
+                x[role] = torch.from_numpy(match.features(rows)).to(device)
             else:
                 grid = self.bundle.info.volumes[role]
                 volumes = np.zeros((len(rows), *grid), dtype=np.float32)
@@ -166,45 +141,60 @@ class Predictor:
         roles = " or ".join(self.matches)
         return f"no {roles} with at least {LEAST_KNOWN_SHARE:.0%} of the model's features"
 
-    def _finish(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The gap, its correction, and what to mind about each row."""
-        table["bag"] = table["brain_age"] - table["age"]
-        scored = table["status"] == "scored"
-        lines = self.bundle.info.bias
-        available = self._available(table)
-        for group in sorted(set(available[scored])):
-            fitted_on = group if group in lines else bias.EVERYONE
-            rows = scored & (available == group)
-            if fitted_on in lines:
-                gap, age = table.loc[rows, "bag"].to_numpy(), table.loc[rows, "age"].to_numpy(dtype=float)
-                table.loc[rows, "bag_corrected"] = bias.correct_gap(gap, age, lines[fitted_on])
-                table.loc[rows, "bias_method"] = bias.METHOD
-                table.loc[rows, "bias_fit"] = f"held-out training people ({fitted_on})"
-        flags = {
-            "age_unknown": table["age"].isna(),
-            "age_outside_training": (table["age_in_training_range"] == False).fillna(False),  # noqa: E712
+    def _table(self, found: dict[str, np.ndarray], scans: pd.DataFrame) -> pd.DataFrame:
+        """What was found beside who the scans are of: the gap, its meaning, and what to mind."""
+        info = self.bundle.info
+        age, sex = scans["age"].to_numpy(dtype=float, na_value=np.nan), scans["sex"].to_numpy(dtype=object)
+        table = pd.concat(
+            [scans[[name for name in SCHEMA if name in SCAN_COLUMNS]], pd.DataFrame(found)], axis=1
+        )
+        meaning = interpret(found, age, sex, info)
+        in_range = scans["age"].between(info.training.age_min, info.training.age_max).astype("boolean")
+        table = table.assign(
+            bag=found["brain_age"] - age,
+            **meaning,
+            qc_status="",
+            qc_reasons="",
+            age_in_training_range=in_range.mask(scans["age"].isna()),
+            site_seen=scans["site"].isin(list(info.training.sites)) & (scans["site"] != ""),
+            model=info.name,
+            model_sha256=self.bundle.sha256,
+            store_sha256=self.store.content_sha256,
+            software=self.software,
+        )
+        table = bias.correct_table(table, info.bias)
+        table["flags"] = self._flags(table, found, scans)
+        extras = scans.drop(columns=list(SCAN_COLUMNS))
+        extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
+        return pd.concat([table[list(SCHEMA)], extras], axis=1)
+
+    def _flags(self, table: pd.DataFrame, found: dict[str, np.ndarray], scans: pd.DataFrame) -> np.ndarray:
+        info, age = self.bundle.info, table["age"].to_numpy(dtype=float, na_value=np.nan)
+        outside = (age < info.training.age_min) | (age > info.training.age_max)
+        raised = {
+            "age_unknown": np.isnan(age),
+            "age_outside_training": outside,
+            "age_outside_norms": outside_norms(found, age, info) & ~outside,
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
             "site_unseen": ~table["site_seen"],
+            "field_strength_unseen": self._other_field(scans),
             "sex_unknown": table["sex"] == "U",
-            "sex_unseen": ~table["sex"].isin(["U", *self.bundle.info.training.sexes]),
-            "id_in_training": (table["_fold"] >= 0) & ~table["held_out"],
+            "sex_unseen": ~table["sex"].isin(["U", *info.training.sexes]),
+            "id_in_training": (found["_fold"] >= 0) & ~found["held_out"],
         }
         for role in self.matches:
-            flags[f"{role}_missing"] = ~table[f"has_{role}"]
-            flags[f"{role}_features_imputed"] = table[f"imputed_{role}"] > 0
-        weak = {group for group, line in lines.items() if line.slope < bias.WEAK_SLOPE}
-        fitted_on = available.where(available.isin(list(lines)), bias.EVERYONE)
-        flags["model_barely_follows_age"] = fitted_on.isin(list(weak))
-        raised = pd.DataFrame({name: mask & scored for name, mask in flags.items()})
-        table["flags"] = [";".join(raised.columns[row]) for row in raised.to_numpy(dtype=bool)]
-        return table.drop(columns="_fold")
+            raised[f"{role}_missing"] = ~found[f"has_{role}"]
+            raised[f"{role}_features_imputed"] = found[f"imputed_{role}"] > 0
+        raised |= depth_flags(found, {role: table[f"recon_z_{role}"].to_numpy() for role in ROLES}, info)
+        weak = [group for group, line in info.bias.items() if line.slope < bias.WEAK_SLOPE]
+        raised["model_barely_follows_age"] = bias.line_names(table, info.bias).isin(weak)
+        raised["model_no_better_than_mean"] = np.full(len(table), is_no_better_than_the_mean(info.evidence))
+        return join_flags(raised, (table["status"] == "scored").to_numpy())
 
-
-def _for_member(bundle: Bundle, member: Member, role: str, x: torch.Tensor) -> torch.Tensor:
-    """The columns that this member takes, in its order."""
-    features = member.features(role)
-    if not features:
-        return x
-    place = {name: index for index, name in enumerate(bundle.info.features[role])}
-    columns = torch.tensor([place[name] for name in features], device=x.device)
-    return x[:, columns]
+    def _other_field(self, scans: pd.DataFrame) -> np.ndarray:
+        """Whose scanner's field strength is known, and was nobody's in the training."""
+        seen = self.bundle.info.training.field_strengths
+        if not seen or FIELD_STRENGTH not in scans:
+            return np.zeros(len(scans), dtype=bool)
+        strengths = field_strengths(scans[FIELD_STRENGTH])
+        return ((strengths != "") & ~strengths.isin(list(seen))).to_numpy()

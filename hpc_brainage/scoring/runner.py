@@ -1,4 +1,4 @@
-"""Scoring a whole store with Dask: each task is one part of the store, done on one worker.
+"""Scoring a whole store with Dask: each task is some parts of the store, done on one worker.
 
 A worker loads the bundle once. A task reads whole shards, scores them and writes its rows to disk itself;
 only a small record goes back, so a lost worker costs one task, and a run that is started again goes on
@@ -7,16 +7,9 @@ with the parts that are not there yet.
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-import shutil
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +17,44 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.errors import ScoringError
-from hpc_brainage.files import read_json, remove_tree, write_durably, write_json
-from hpc_brainage.model.bundle import ModelInfo, bundle_sha256, load_bundle, read_info
-from hpc_brainage.provenance import package_version, software
+from hpc_brainage.model.bundle import read_info
+from hpc_brainage.provenance import software
 from hpc_brainage.scans import IDENTITY, scan_names, select_scans
-from hpc_brainage.scoring.alignment import match_roles
+from hpc_brainage.scoring.about import about_model, calibration_notes, describe_folder
+from hpc_brainage.scoring.alignment import RoleMatch, match_roles
 from hpc_brainage.scoring.bias import mean_held_out_gap
-from hpc_brainage.scoring.predictor import Predictor
+from hpc_brainage.scoring.crew import Crew, hired
+from hpc_brainage.scoring.depth import judge_table
+from hpc_brainage.scoring.dispatch import carry_out
+from hpc_brainage.scoring.fleet import Fleet
+from hpc_brainage.scoring.further import Further
+from hpc_brainage.scoring.part_work import PartWork, belonging
+from hpc_brainage.scoring.parts import PartFolder, PartRecord
 from hpc_brainage.scoring.table import summary, write_table
+from hpc_brainage.scoring.whole_table import WholeTable
 from hpc_brainage.store.reader import Store
+from hpc_brainage.store.schema import cut
 
-_ATTEMPTS = 3
+Progress = Callable[[int, int, str], None]
+_AS_USUAL, _NOTHING_FURTHER = WholeTable(), Further()
 
 
 @dataclass(frozen=True)
 class ScoringReport:
-    """What a scoring run made."""
+    """What a scoring run made.
+
+    Attributes
+    ----------
+    kept : scans that an interrupted run had scored before.
+    seconds : that scoring the others took, once there were workers.
+    """
 
     paths: dict[str, Path]
     table: pd.DataFrame
     about: dict[str, Any]
     notes: tuple[str, ...]
+    kept: int = 0
+    seconds: float = 0.0
 
 
 def score_store(
@@ -53,235 +63,125 @@ def score_store(
     out: Path,
     *,
     where: str | None = None,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    whole: WholeTable = _AS_USUAL,
+    further: Further = _NOTHING_FURTHER,
+    fleet: Fleet | None = None,
+    resume: bool = True,
+    accept_implausible: bool = False,
+    progress: Progress | None = None,
 ) -> ScoringReport:
     """Score the scans of a store and write `OUT.tsv`, `OUT.parquet` and `OUT.json`.
 
     Parameters
     ----------
     where : a selection of the scans (see `select_scans`).
-    workers : worker processes on this machine; by default one for each core, at most one for each part.
-    progress : told how many scans of how many are done.
+    whole : how gaps are corrected and sites calibrated, once all scans are scored.
+    further : what else is written.
+    fleet : who does the work; by default processes of this machine.
+    resume : whether parts that an interrupted run of the same kind left are kept.
+    accept_implausible : write a table that makes no sense as a whole, too.
+    progress : told how many scans of how many are done, and what there is to remark.
 
     Raises
     ------
     StoreError, ModelError : the store or the bundle cannot be used, or they do not fit each other.
-    ScoringError : parts failed even when they were tried again.
+    ScoringError : parts failed even when they were tried again; or those of another run are in the way.
+    UsageError, EnvironmentLacks : there are no such workers.
     """
     store, info = Store.open(store_path), read_info(model_path)
-    notes = _meeting_notes(store, info)
+    matches = match_roles(store, info)
+    notes = _meeting_notes(matches) + calibration_notes(info)
     chosen = select_scans(store.scans, where)
-    tasks = [(i, part[chosen[part]]) for i, part in enumerate(map(_rows, store.parts()))]
-    tasks = [(index, rows) for index, rows in tasks if len(rows)]
-    parts = _PartFolder(out.with_name(f"{out.name}.parts"), store, model_path, where)
-    with parts.held():
-        return _score(store, info, model_path, tasks, parts, out, where, notes, workers, progress)
-
-
-def _score(
-    store: Store,
-    info: ModelInfo,
-    model_path: Path,
-    tasks: list[tuple[int, np.ndarray]],
-    parts: _PartFolder,
-    out: Path,
-    where: str | None,
-    notes: tuple[str, ...],
-    workers: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> ScoringReport:
-    """Score what is not scored yet, and put the parts together."""
-    _run(store.place.absolute(), model_path, tasks, parts, workers, progress)
-    frames = [pd.read_parquet(parts.path(index)) for index, _ in tasks]
-    table = pd.concat(frames, ignore_index=True)
-    rows = np.concatenate([rows for _, rows in tasks])
-    _check_complete(table, store.scans.iloc[rows])
-    about = {
-        "model": {"name": info.name, "sha256": parts.model_sha256},
-        "store": {"name": store.name, "sha256": store.content_sha256},
-        "where": where,
-        "notes": list(notes),
-        "software": software("torch", "dask", "zarr"),
-        "summary": summary(table) | {"training_mean_gap": mean_held_out_gap(info)},
-    }
-    paths = write_table(table, out, about)
-    parts.remove()
-    return ScoringReport(paths, table, about, notes)
-
-
-class _PartFolder:
-    """Scored parts on disk, and what they belong to."""
-
-    def __init__(self, folder: Path, store: Store, model_path: Path, where: str | None) -> None:
-        self.folder = folder
-        self.model_sha256 = bundle_sha256(model_path)
-        self._belongs_to = {
-            "model": self.model_sha256,
-            "store": store.content_sha256,
+    belongs_to = belonging(store, model_path, where, {})
+    scans = store.scans[chosen]
+    whole.check(scans, model_sha256=belongs_to["model"], store_sha256=belongs_to["store"])
+    further.check(info, scans)
+    folder = PartFolder(out.with_name(f"{out.name}.parts"), belongs_to)
+    work = PartWork(
+        store.place.absolute(), str(model_path.absolute()), str(folder.folder.absolute()),
+        tuple(belongs_to.items()), where,
+    )  # fmt: skip
+    with folder.held(resume=resume):
+        parts = _whole_shards(store, matches)
+        kept = folder.done(parts)
+        open_parts = [
+            part
+            for part in parts
+            if chosen[part.start : part.stop].any() and not _covers(kept, part)
+        ]
+        account = _Account(int(chosen.sum()), kept, progress)
+        made: list[PartRecord] = []
+        began = time.monotonic()
+        if open_parts:
+            with hired(fleet or Fleet(), len(open_parts), folder.logs) as crew:
+                account.crew, began = crew, time.monotonic()
+                made = carry_out(crew, work, open_parts, account.tell)
+                account.crew = None
+        seconds = time.monotonic() - began
+        records = sorted([*kept, *made], key=lambda record: record.first)
+        table = pd.concat([folder.read(record) for record in records], ignore_index=True)
+        _check_complete(table, scans)
+        notes += judge_table(table, info, accept_implausible)
+        finished = whole.finish(table, scans, info)
+        table, notes = finished.table, (*notes, *finished.notes)
+        scored = np.flatnonzero(chosen)[(table["status"] == "scored").to_numpy()]
+        files = further.write(store, model_path, scored, out)
+        about = {
+            "model": about_model(info, belongs_to["model"]),
+            "store": {"name": store.name, "sha256": store.content_sha256},
             "where": where,
-            "software": package_version(),
+            "notes": list(notes),
+            "software": software("torch", "dask", "zarr"),
+            "summary": summary(table) | {"training_mean_gap": mean_held_out_gap(info)},
+            "files": {kind: path.name for kind, path in files.items()},
+            **finished.about,
         }
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The folder for this process alone.
-
-        Parts of an interrupted run of the same kind are kept; parts of any other are not ours.
-        """
-        self._prepare()
-        with (self.folder / "run.json").open() as marker:
-            try:
-                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ScoringError(
-                    "another command is scoring into the same table",
-                    where=self.folder,
-                    hint="wait for it, or give this run another --out",
-                ) from None
-            yield
-
-    def _prepare(self) -> None:
-        marker = self.folder / "run.json"
-        if marker.is_file() and read_json(marker, ScoringError) != self._belongs_to:
-            raise ScoringError(
-                "an unfinished run of another model, store or selection left its parts here",
-                where=self.folder,
-                hint="remove the folder, or give this run another --out",
-            )
-        if self.folder.exists() and not marker.is_file():
-            raise ScoringError("the folder for unfinished parts is in use", where=self.folder)
-        if not marker.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(marker, self._belongs_to)
-
-    def path(self, index: int) -> Path:
-        return self.folder / f"part-{index:06d}.parquet"
-
-    def remove(self) -> None:
-        remove_tree(self.folder)
+        paths = write_table(table, out, about) | files
+        describe_folder(out.parent, store.name)
+        folder.remove()
+    return ScoringReport(paths, table, about, notes, sum(record.scans for record in kept), seconds)
 
 
-def _run(
-    store_path: str,
-    model_path: Path,
-    tasks: list[tuple[int, np.ndarray]],
-    parts: _PartFolder,
-    workers: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    total = sum(len(rows) for _, rows in tasks)
-    open_tasks = [(index, rows) for index, rows in tasks if not parts.path(index).is_file()]
-    done = total - sum(len(rows) for _, rows in open_tasks)
-    if progress:
-        progress(done, total)
-    if not open_tasks:
-        return
-    import dask
-    import torch
-    from distributed import Client, LocalCluster, as_completed
+class _Account:
+    """How many scans are done, and what there is to say of them meanwhile."""
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    places = torch.cuda.device_count() or cores  # a GPU belongs to one worker
-    count = max(1, min(workers or places, places if torch.cuda.is_available() else cores, len(open_tasks)))
-    scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
-    quiet = {"logging.distributed": "critical", "distributed.worker.multiprocessing-method": "spawn"}
-    try:
-        with dask.config.set(quiet), ExitStack() as held:
-            with _not_interrupted():
-                cluster = LocalCluster(
-                    n_workers=count,
-                    threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0",  # a free port, for this machine only
-                    scheduler_kwargs={"dashboard": False},
-                    local_directory=str(scratch),
-                    silence_logs=logging.CRITICAL,  # what fails in a task is said by its future
-                )
-                client = held.enter_context(Client(held.enter_context(cluster)))
-            futures = {
-                client.submit(
-                    _score_part,
-                    store_path,
-                    str(model_path),
-                    rows,
-                    str(parts.path(index)),
-                    max(1, cores // count),
-                    retries=_ATTEMPTS - 1,
-                    pure=False,
-                ): (index, len(rows))
-                for index, rows in open_tasks
-            }
-            failed = []
-            for future in as_completed(futures):
-                index, size = futures[future]
-                if future.status == "error":
-                    failed.append(f"part {index}: {future.exception()}")
-                    continue
-                done += size
-                if progress:
-                    progress(done, total)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if failed:
-        raise ScoringError(
-            f"{len(failed)} of {len(open_tasks)} parts failed {_ATTEMPTS} times",
-            where=failed[0],
-            hint="run the same command again: the parts that are done are kept",
-        )
+    def __init__(self, total: int, kept: list[PartRecord], progress: Progress | None) -> None:
+        self._total, self._progress = total, progress
+        self._done = sum(record.scans for record in kept)
+        self._failed = sum(record.failed for record in kept)
+        self.crew: Crew | None = None
+        self.tell(None)
+
+    def tell(self, record: PartRecord | None) -> None:
+        if record is not None:
+            self._done += record.scans
+            self._failed += record.failed
+        if self._progress is None:
+            return
+        remarks = [f"{self._failed} failed"] if self._failed else []
+        if self.crew is not None:
+            present = self.crew.present
+            remarks += [f"{present} of {self.crew.wanted} workers"] if present != self.crew.wanted else []
+            remarks += [self.crew.dashboard] if self.crew.dashboard else []
+        self._progress(self._done, self._total, ", ".join(remarks))
 
 
-@contextmanager
-def _not_interrupted() -> Iterator[None]:
-    """Hold a Ctrl-C back until the end; processes that are started meanwhile never get one.
-
-    It would end the workers and this process at once, and none of them would be there to tidy up.
-    """
-    warnings = os.environ.get("PYTHONWARNINGS")
-    # Of a worker that must be killed in the middle of a task, the tracker tidies up: no word is needed.
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (warnings, "ignore:resource_tracker")))
-    resource_tracker.ensure_running()  # now, since it unblocks a Ctrl-C when it is started
-    if warnings is None:
-        del os.environ["PYTHONWARNINGS"]
-    else:
-        os.environ["PYTHONWARNINGS"] = warnings
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _covers(records: list[PartRecord], part: range) -> bool:
+    return any(record.first <= part.start and part.stop <= record.stop for record in records)
 
 
-def _score_part(store: str, model: str, rows: np.ndarray, path: str, threads: int) -> int:
-    """One task, on a worker: score the rows, write them to `path`, return how many."""
-    predictor = _predictor(store, model, threads)
-    table = predictor.score(rows)
-    write_durably(Path(path), lambda file: table.to_parquet(file, index=False))
-    return len(table)
+def _whole_shards(store: Store, matches: Mapping[str, RoleMatch]) -> list[range]:
+    """The store's rows, cut so that no two pieces share a shard of anything that the model takes."""
+    tables = (match.table.modalities for match in matches.values() if match.table is not None)
+    taken = {modality.key for table in tables for modality in table}
+    taken |= {match.volume for match in matches.values() if match.volume is not None}
+    return cut(store.n_scans, max(store.layout(key).shard_scans for key in taken))
 
 
-_loaded: dict[tuple[str, str], Predictor] = {}
-
-
-def _predictor(store_path: str, model_path: str, threads: int) -> Predictor:
-    """This worker's predictor, loaded with its first task."""
-    key = (store_path, model_path)
-    if key not in _loaded:
-        import torch
-        from distributed import get_worker
-
-        torch.set_num_threads(threads)
-        # Workers are numbered from 0, and there are no more of them than GPUs.
-        device = f"cuda:{get_worker().name}" if torch.cuda.is_available() else "cpu"
-        bundle, store = load_bundle(Path(model_path), device), Store.open(store_path)
-        matches = match_roles(store, bundle.info)
-        _loaded[key] = Predictor(bundle, store, matches, package_version())
-    return _loaded[key]
-
-
-def _meeting_notes(store: Store, info: ModelInfo) -> tuple[str, ...]:
-    """How the store's features meet the model's, in words; raises if they do not fit."""
+def _meeting_notes(matches: Mapping[str, RoleMatch]) -> tuple[str, ...]:
+    """How the store's features meet the model's, in words."""
     notes = []
-    for role, match in match_roles(store, info).items():
+    for role, match in matches.items():
         if not match.present.any():
             notes.append(f"the store has no {role}: every scan is scored without it")
             continue
@@ -294,10 +194,6 @@ def _meeting_notes(store: Store, info: ModelInfo) -> tuple[str, ...]:
         if match.ignored:
             notes.append(f"{match.ignored} {role} features of the store are not used by the model")
     return tuple(notes)
-
-
-def _rows(part: range) -> np.ndarray:
-    return np.arange(part.start, part.stop, dtype=np.int64)
 
 
 def _check_complete(table: pd.DataFrame, scans: pd.DataFrame) -> None:

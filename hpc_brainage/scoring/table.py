@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from hpc_brainage.files import write_durably, write_json, write_text
+from hpc_brainage.scoring.flags import FLAGS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA: dict[str, str] = {
     "participant_id": "who, as in the store",
@@ -28,28 +29,54 @@ SCHEMA: dict[str, str] = {
     "status": "scored; missing: none of the model's modalities is there; failed: see reason",
     "reason": "why a scan was not scored",
     "brain_age": "predicted age, years, uncorrected; mean over the members used",
+    "brain_age_sd_aleatoric": "standard deviation that the model predicts for the age of a person with such"
+    " data, years; empty unless it was trained with age_form nll or soft",
+    "brain_age_sd_epistemic": "standard deviation of brain_age over the members used and over draws of"
+    " their codes, years; empty for one member",
+    "pi90_lo": "lower end of the 90 % conformal interval of the age, years",
+    "pi90_hi": "upper end of the 90 % conformal interval of the age, years",
     "bag": "brain-age gap: brain_age - age, years, uncorrected",
     "bag_corrected": "the gap without its trend in age, years",
     "bias_method": "how the trend was taken out",
-    "bias_fit": "whose held-out predictions the trend was fitted on",
+    "bias_fit": "whose predictions the trend was fitted on; in_cohort: those of this very table",
+    "bag_z": "z of the raw gap among held-out controls of the same age and sex",
+    "bag_centile": "centile of bag_z if z is normal, 0 to 100",
+    "p_accelerated": "one-sided conformal p of an older-looking brain: share of held-out controls with this"
+    " bag_z or more, counting the scan itself, 0 to 1",
     "brain_age_smri_only": "years, from structural MRI alone",
     "brain_age_fmri_only": "years, from functional MRI alone",
+    "modality_delta": "brain_age_smri_only - brain_age_fmri_only, years",
     "brain_age_other_sex": "years, had the person been of the other sex",
-    "brain_age_sd_members": "standard deviation over the members used, years; empty for one member",
     "members_used": "how many members were averaged",
     "held_out": "true: the model was trained on this person; only members that never saw them were asked",
     "has_smri": "structural MRI was there and used",
     "has_fmri": "functional MRI was there and used",
     "imputed_smri": "structural features that were missing and took the training median",
     "imputed_fmri": "functional features that were missing and took the training median",
+    "recon_z_smri": "log error of rebuilding structural MRI from its code, z among held-out people",
+    "recon_z_fmri": "log error of rebuilding functional MRI from its code, z among held-out people",
+    "mahalanobis": "Mahalanobis distance of the codes from the training people's, per dimension; about 1 is"
+    " usual",
+    "out_of_range_smri": "structural features below or above all training people's",
+    "out_of_range_fmri": "functional features below or above all training people's",
     "age_in_training_range": "whether the age lies within the training ages; empty if it is unknown",
     "site_seen": "whether the model was trained on people of this site",
+    "qc_status": "image quality: pass, flag or fail; empty if the cohort brings no measures of it",
+    "qc_reasons": "which measures of quality are bad, separated by semicolons",
     "flags": "what to mind, separated by semicolons; empty if nothing",
     "model": "the model's name",
     "model_sha256": "hash of the bundle",
     "store_sha256": "hash of the store's content",
     "software": "hpc-brainage version",
 }
+
+CALIBRATION_COLUMNS: dict[str, str] = {
+    "site_calibration": "from how many local controls, or why not",
+    "site_offset": "what the site adds to a gap, years, from local controls, shrunk",
+    "site_scale": "spread of the site's gaps against the training's, shrunk",
+    "bag_site_calibrated": "(bag_corrected - site_offset) / site_scale, years",
+}
+"""Columns after those of `SCHEMA`, where sites were calibrated with local controls."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -60,11 +87,13 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
     shown = table.copy()
     for column in shown.columns:
         if not pd.api.types.is_numeric_dtype(shown[column]) and shown[column].dtype != bool:
-            shown[column] = [_spreadsheet_safe(value) for value in shown[column]]
+            shown[column] = [spreadsheet_safe(value) for value in shown[column]]
     write_text(paths["tsv"], shown.to_csv(sep="\t", index=False, float_format="%.6g"))
     write_durably(paths["parquet"], lambda file: table.to_parquet(file, index=False))
-    columns = {name: SCHEMA.get(name, "a column of the cohort, as in the store") for name in table.columns}
-    write_json(paths["json"], {"schema_version": SCHEMA_VERSION, **about, "columns": columns})
+    known = SCHEMA | CALIBRATION_COLUMNS
+    columns = {name: known.get(name, "a column of the cohort, as in the store") for name in table.columns}
+    said = {"schema_version": SCHEMA_VERSION, **about, "columns": columns, "flag_meanings": FLAGS}
+    write_json(paths["json"], said)
     return paths
 
 
@@ -77,6 +106,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         "held_out": int((table["held_out"] & (table["status"] == "scored")).sum()),
         "reasons": dict(Counter(table["reason"][table["reason"] != ""]).most_common()),
         "flags": _flag_counts(table["flags"]),
+        "interval_coverage": _coverage(table),
         "mean_absolute_gap": float(gap.abs().mean()) if len(gap) else None,
         "mean_gap": float(gap.mean()) if len(gap) else None,
         "sd_gap": float(gap.std()) if len(gap) > 1 else None,
@@ -85,12 +115,19 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _coverage(table: pd.DataFrame) -> float | None:
+    """How many of the scans with an interval and an age have the age in the interval."""
+    known = table[["age", "pi90_lo", "pi90_hi"]].dropna()
+    held = (known["age"] >= known["pi90_lo"]) & (known["age"] <= known["pi90_hi"])
+    return float(held.mean()) if len(known) else None
+
+
 def _flag_counts(flags: pd.Series) -> dict[str, int]:
     counts = Counter(flag for text in flags for flag in str(text).split(";") if flag)
     return dict(sorted(counts.items()))
 
 
-def _spreadsheet_safe(value: Any) -> Any:
+def spreadsheet_safe(value: Any) -> Any:
     """A cell that a spreadsheet would run as a formula gets an apostrophe before it."""
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return "'" + value

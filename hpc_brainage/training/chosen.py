@@ -69,4 +69,6 @@ def choose_scans(store: Store, config: RunConfig, where: str | None = None) -> C
     rows = np.flatnonzero(chosen)
     if not len(rows):
         raise TrainingError("no scan is left to train on", where=store.path, hint="; ".join(notes))
+    if config.training.controls:  # what calibrates the model must be there before it is trained
+        select_scans(store.scans.iloc[rows], config.training.controls, "training.controls")
     return ChosenScans(rows, sources, tuple(notes))

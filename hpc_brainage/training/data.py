@@ -16,7 +16,7 @@ import torch
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.model.member import SEX_NUMBERS
-from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS
+from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, select_scans
 from hpc_brainage.store.reader import Store
 from hpc_brainage.store.role_table import RoleTable
 from hpc_brainage.training.chosen import choose_scans
@@ -145,6 +145,7 @@ def load_training_data(store: Store, config: RunConfig, where: str | None = None
     scans = store.scans.iloc[rows].reset_index(drop=True)
     checksums = list(zip(*(store.checksums(key)[rows].tolist() for key in store.modalities), strict=True))
     notes += _twins(scans, checksums) + _worth_knowing(scans, where)
+    notes += _whose_norms(scans, config.training.controls)
     return TrainingData(store, scans, inputs, availability, checksums, tuple(notes))
 
 
@@ -166,6 +167,21 @@ def _worth_knowing(scans: pd.DataFrame, where: str | None) -> list[str]:
     if not {"F", "M"} <= sexes:
         notes.append(f"everybody's sex is {'/'.join(sorted(sexes))}: the model will not know the other sex")
     return notes
+
+
+def _whose_norms(scans: pd.DataFrame, controls: str) -> list[str]:
+    """Of a cohort with several diagnoses, whom a gap will be compared with."""
+    if controls:
+        chosen = int(select_scans(scans, controls, "training.controls").sum())
+        return [f"calibration is by {chosen} of {len(scans)} scans (training.controls {controls!r})"]
+    diagnoses = scans["diagnosis"].value_counts()
+    if len(diagnoses) < 2:
+        return []
+    counts = ", ".join(f"{name or 'none'} {n}" for name, n in diagnoses.head(6).items())
+    return [
+        f"WARNING: there are several diagnoses ({counts}), and gaps will be compared with everybody's;"
+        f" --set training.controls=\"diagnosis == '{diagnoses.index[0]}'\", say, names the controls"
+    ]
 
 
 def _twins(scans: pd.DataFrame, checksums: list[tuple[str, ...]]) -> list[str]:

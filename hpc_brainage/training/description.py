@@ -11,6 +11,7 @@ from hpc_brainage.config import RunConfig
 from hpc_brainage.model.bundle import ModelInfo, TrainingPeople, occasion_mark, person_mark, scan_mark
 from hpc_brainage.model.member import Member
 from hpc_brainage.provenance import software
+from hpc_brainage.scans import FIELD_STRENGTH, field_strengths
 from hpc_brainage.training.data import FeatureInput, TrainingData
 
 
@@ -59,6 +60,7 @@ def describe_model(
         where=where,
         store=data.store.name,
         store_sha256=data.store.content_sha256,
+        field_strengths=_field_strengths(scans),
     )
     seen: dict[str, int] = {}
     people_of = zip(scans["participant_id"], scans["sex"], age, data.checksums, fold, strict=True)
@@ -79,6 +81,13 @@ def describe_model(
         seen=dict(sorted(seen.items())),
         software=software("torch", "deepspeed", "numpy"),
     )
+
+
+def _field_strengths(scans: pd.DataFrame) -> dict[str, int]:
+    if FIELD_STRENGTH not in scans:
+        return {}
+    strengths = field_strengths(scans[FIELD_STRENGTH])
+    return _counts(strengths[strengths != ""])
 
 
 def _counts(column: pd.Series) -> dict[str, int]:

@@ -21,6 +21,7 @@ import pandas as pd
 from hpc_brainage.config import RunConfig, TrainingConfig
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.files import sha256_of
+from hpc_brainage.losses.gradient_memory import free_gradient_memory
 from hpc_brainage.model.bundle import ModelInfo
 from hpc_brainage.model.member import Member
 from hpc_brainage.provenance import software
@@ -102,6 +103,7 @@ def run_training(
     key = _key(config, store, data)
     with ExitStack() as until_finished:
         with others_may_be_lost(processes), ExitStack() as held:
+            held.callback(free_gradient_memory)
             _agree(processes, key, settings)
             lease = _take(until_finished, run, processes)
             keeper = Keeper(

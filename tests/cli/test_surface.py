@@ -28,6 +28,8 @@ VERBS = (
     "ablate",
     "explain",
     "score",
+    "compare",
+    "report",
     "simulate",
     "demo",
     "doctor",

@@ -13,9 +13,10 @@ from planted_members import fresh_members, planted_data, quick, trained_members
 
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
 from hpc_brainage.conversion.convert import convert
-from hpc_brainage.evaluation.attribution import TOLERANCE, attribute
+from hpc_brainage.evaluation.attribution import attribute
 from hpc_brainage.evaluation.importance import Importance, importance, places_of
 from hpc_brainage.modality import Modality
+from hpc_brainage.model.attribution import TOLERANCE
 from hpc_brainage.model.member import Member
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import FeatureInput, TrainingData, load_training_data

@@ -91,6 +91,18 @@ def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> Non
     assert '"01"' not in (saved / INFO).read_text()
 
 
+def test_a_bundle_of_the_first_format_is_read(saved: Path) -> None:
+    record = json.loads((saved / INFO).read_text())
+    assert record["format_version"] == 2
+    del record["calibration"], record["training"]["field_strengths"]
+    (saved / INFO).write_text(json.dumps(record | {"format_version": 1}))
+    old = load_bundle(saved)
+    assert old.info.format_version == 1
+    assert old.info.calibration is None
+    assert old.training_range is None
+    assert old.info.training.field_strengths == {}
+
+
 def test_a_flipped_byte_in_the_weights_is_refused(saved: Path) -> None:
     content = bytearray((saved / WEIGHTS).read_bytes())
     content[-1] ^= 1
@@ -173,6 +185,7 @@ def test_a_stretched_age_stands_so_much_farther_from_the_mean_and_so_does_its_sp
     np.testing.assert_allclose(
         stretched.age[:3].numpy() - scale.center, factor * (plain.age[:3].numpy() - scale.center), rtol=1e-6
     )
+    np.testing.assert_allclose(stretched.sd[:3].numpy(), factor * plain.sd[:3].numpy(), rtol=1e-6)
     assert torch.isnan(stretched.age[3])
     both = stretched.age_by_role["smri"][0] - scale.center, plain.age_by_role["smri"][0] - scale.center
     assert float(both[0]) == pytest.approx(0.5 * float(both[1]), rel=1e-6)

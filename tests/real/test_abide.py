@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from hpc_brainage.cli import main as cli
-from hpc_brainage.model.bundle import read_info
+from hpc_brainage.model.bundle import load_bundle, read_info
+from hpc_brainage.scoring.alignment import match_roles
 from hpc_brainage.store.reader import Store
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,23 @@ def test_the_model_is_better_than_ridge_and_far_better_than_the_mean(desk: Path)
     assert evidence.everyone.model.mae < 0.5 * evidence.everyone.mean_predictor.mae
 
 
+def test_nine_in_ten_ages_lie_in_their_intervals(desk: Path) -> None:
+    found = read_info(desk / "runs" / "abide" / "model").calibration
+    assert found is not None
+    assert found.n == found.coverage["everyone"].n == 820
+    assert found.coverage["everyone"].covered == pytest.approx(0.9, abs=0.03)
+    for name, tolerance in (
+        ("with smri+fmri", 0.03),
+        ("sex M", 0.03),
+        ("sex F", 0.08),
+        ("with smri", 0.08),
+    ):
+        assert found.coverage[name].covered == pytest.approx(0.9, abs=tolerance), name
+    assert sum(name.startswith("site ") for name in found.coverage) == 15
+    assert found.groups["smri"].n == 820
+    assert all(one.ks < 0.08 for one in found.uniformity.values())
+
+
 def test_the_spurious_region_is_left_out_by_every_member(desk: Path) -> None:
     features = read_info(desk / "runs" / "abide" / "model").features["fmri"]
     assert len(features) == 110 * 109 // 2
@@ -121,13 +139,24 @@ def test_time_series_become_the_connections_that_the_model_knows(
     assert brainage("score", desk / "series.zarr", "--model", desk / "runs" / "abide", "--out", out) == 0
     scores = pd.read_csv(out.with_suffix(".tsv"), sep="\t")
     assert len(scores) == 26
-    assert set(scores["flags"]) == {"smri_missing"}
+    assert scores["flags"].str.startswith("smri_missing").all()
+    assert not scores["flags"].str.contains("far_from|out_of_range|poor").any()
     held_out = pd.read_csv(desk / "runs" / "abide" / "held_out.tsv", sep="\t")
     both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))
     # The connectivity that came with the data is stored in half precision.
     np.testing.assert_allclose(
         both["brain_age_fmri_only"], both["brain_age_fmri_only_training"], rtol=0.02, atol=0.05
     )
+    bundle, store = load_bundle(desk / "runs" / "abide" / "model"), Store.open(desk / "series.zarr")
+    assert bundle.training_range is not None
+    prints = bundle.training_range.fingerprints["fmri"]
+    values = match_roles(store, bundle.info)["fmri"]
+    assert values.table is not None
+    columns = values.columns[prints.columns]
+    known = prints.held_out_in(values.table.read()[:, columns], bundle.info.salt)
+    fold = bundle.known_people(store.scans, [("",)] * 26).fold
+    assert (known == fold).mean() > 0.9, "by their connectivity alone, computed anew"
+    assert set(known[known != fold]) <= {-1}
 
 
 def test_a_cohort_of_other_measures_is_refused_with_both_sides_shown(

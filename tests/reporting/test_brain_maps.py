@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 
 from hpc_brainage.errors import UsageError
-from hpc_brainage.reporting.brain_maps import bar_chart, draw_map, importance_figures, region_map, voxel_map
+from hpc_brainage.reporting.brain_maps import (
+    bar_chart,
+    contribution_maps,
+    draw_map,
+    importance_figures,
+    region_map,
+    voxel_map,
+)
 
 AFFINE = np.array([[8.0, 0, 0, -90], [0, 8, 0, -126], [0, 0, 8, -72], [0, 0, 0, 1]])
 PNG = b"\x89PNG"
@@ -50,6 +57,25 @@ def test_an_atlas_of_other_regions_is_refused(atlas: Path) -> None:
     with pytest.raises(UsageError, match="has none of the regions") as problem:
         region_map({"lHip": 1.0}, atlas)
     assert "ctx-lh-insula" in str(problem.value) or "roi_7" in str(problem.value)
+
+
+def test_contributions_of_groups_are_drawn_with_their_captions(atlas: Path) -> None:
+    rows = [
+        ("smri", region, group, years)
+        for group, sign in (("all", 1), ("case", 1), ("$\\frac", -1))
+        for region, years in (("lh_insula", 0.5 * sign), ("rh_cuneus", -0.1))
+    ]
+    regions = pd.DataFrame(rows, columns=["role", "region", "group", "mean_contribution_years"])
+    drawn = contribution_maps(regions, {"smri": atlas})
+    assert [caption for caption, _ in drawn] == [
+        f"Mean contribution of each region (smri), years: {group}. 1 of 2 regions are in the atlas."
+        for group in ("$\\frac", "case")
+    ]
+    assert all(png[:4] == PNG for _, png in drawn)
+    assert drawn[0][1] != drawn[1][1]
+    assert contribution_maps(regions, {"smri": atlas}) == drawn
+    with pytest.raises(UsageError, match="no contributions of this modality"):
+        contribution_maps(regions, {"fmri": atlas})
 
 
 def test_a_map_is_drawn_with_one_sign_or_both(atlas: Path, tmp_path: Path) -> None:

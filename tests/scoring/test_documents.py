@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel
 
 from hpc_brainage.config import ModelConfig, RunConfig, load_config
-from hpc_brainage.modality import ROLES
 from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.bundle import (
     BiasLine,
@@ -27,11 +26,12 @@ from hpc_brainage.model.bundle import (
     TrainingPeople,
     save_bundle,
 )
+from hpc_brainage.model.calibration import Calibration
 from hpc_brainage.model.front_end import fit_front_end
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.noise import Draws, Stream
 from hpc_brainage.model.sa_avae import SAAVAE, BranchSpec
-from hpc_brainage.scoring import predictor
+from hpc_brainage.scoring.flags import FLAGS
 from hpc_brainage.scoring.table import SCHEMA
 from hpc_brainage.training.objective import Batch, Objective
 
@@ -57,36 +57,12 @@ def section(text: str, heading: str) -> str:
     return re.split(r"^#+ ", body, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def flags_in_code() -> set[str]:
-    """Every name that the predictor can put into `flags`, read off its source."""
-
-    def names(node: ast.expr | None) -> set[str]:
-        if isinstance(node, ast.Constant):
-            return {node.value}
-        assert isinstance(node, ast.JoinedStr), "a flag's name is a text, or begins with a role"
-        ending = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
-        return {f"{role}{ending}" for role in ROLES}
-
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(predictor.__file__).read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Assign):
-            continue
-        target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id == "flags" and isinstance(node.value, ast.Dict):
-            found = found.union(*map(names, node.value.keys))
-        elif isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == "flags":
-            found |= names(target.slice)
-    return found
-
-
 def test_the_score_table_s_document_has_every_column_and_no_other() -> None:
     assert first_cells(section(document("score-table.md"), "Columns")) == set(SCHEMA)
 
 
 def test_the_score_table_s_document_has_every_flag_and_no_other() -> None:
-    flags = flags_in_code()
-    assert {"age_unknown", "fmri_missing", "model_barely_follows_age"} <= flags
-    assert first_cells(section(document("score-table.md"), "Flags")) == flags
+    assert first_cells(section(document("score-table.md"), "Flags")) == set(FLAGS)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +72,7 @@ def test_the_score_table_s_document_has_every_flag_and_no_other() -> None:
         ("`training`", TrainingPeople),
         ("`evidence`", Evidence),
         ("`bias`", BiasLine),
+        ("`calibration`", Calibration),
     ],
 )
 def test_the_bundle_s_document_has_every_field_and_no_other(heading: str, record: type[BaseModel]) -> None:

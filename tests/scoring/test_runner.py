@@ -19,6 +19,8 @@ from hpc_brainage.evaluation.evidence import complete
 from hpc_brainage.modality import Modality
 from hpc_brainage.model.bundle import Bundle, load_bundle
 from hpc_brainage.scoring.alignment import match_roles
+from hpc_brainage.scoring.fleet import Fleet
+from hpc_brainage.scoring.parts import PartFolder
 from hpc_brainage.scoring.predictor import Predictor
 from hpc_brainage.scoring.runner import score_store
 from hpc_brainage.scoring.table import SCHEMA
@@ -26,6 +28,7 @@ from hpc_brainage.store.reader import Store
 from hpc_brainage.training.records import RunFolder
 from hpc_brainage.training.run import run_training
 
+ONE = Fleet(workers=1)
 SETTINGS = (
     "smri.components=10", "fmri.components=8", "smri.hidden=[16]", "fmri.hidden=[16]", "model.shared=4",
     "model.distinct=4", "training.folds=3", "training.epochs=25", "training.batch_size=16",
@@ -74,7 +77,7 @@ def test_a_new_cohort_is_scored_with_dask_and_accounted_for(
     cohort.scans.loc[5, "site"], cohort.scans.loc[6, "age"] = "elsewhere", 95.0
     store = convert(cohort, tmp_path / "cases.zarr").store_path
     seen: list[tuple[int, int]] = []
-    report = score_store(store, model, tmp_path / "out", workers=1, progress=lambda *p: seen.append(p))
+    report = score_store(store, model, tmp_path / "out", fleet=ONE, progress=lambda *p: seen.append(p[:2]))
     table = pd.read_csv(report.paths["tsv"], sep="\t", dtype={"participant_id": str}, keep_default_na=False)
     assert seen[-1] == (50, 50)
     assert list(table.columns) == list(SCHEMA)
@@ -186,7 +189,8 @@ def test_the_trend_is_taken_out_by_the_line_of_what_a_person_has(trained: tuple[
     model, store = trained
     table = table_of(store, model)
     lines = load_bundle(model).info.bias
-    assert set(lines) == {"everyone", "smri+fmri", "smri"}  # two people have fMRI alone
+    # Two people have fMRI alone; and there are 50 of each sex among all only.
+    assert set(lines) == {"everyone", "everyone, F", "everyone, M", "smri+fmri", "smri"}
     for has_smri, has_fmri, group in (
         (True, True, "smri+fmri"),
         (True, False, "smri"),
@@ -194,7 +198,8 @@ def test_the_trend_is_taken_out_by_the_line_of_what_a_person_has(trained: tuple[
     ):
         rows = (table["has_smri"] == has_smri) & (table["has_fmri"] == has_fmri)
         assert rows.any()
-        assert (table["bias_fit"][rows] == f"held-out training people ({group})").all()
+        own = [f"{group}, {sex}" if group == "everyone" else group for sex in table["sex"][rows]]
+        assert table["bias_fit"][rows].tolist() == [f"held-out training people ({name})" for name in own]
         if group != "everyone":
             assert abs(np.corrcoef(table["bag_corrected"][rows], table["age"][rows])[0, 1]) < 1e-4
 
@@ -301,24 +306,22 @@ def test_parts_that_are_done_are_kept_and_those_of_another_run_refused(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hpc_brainage.scoring.runner.write_table", _fail)
         with pytest.raises(RuntimeError, match="cut off"):
-            score_store(store, model, tmp_path / "out", workers=1)
-    part = tmp_path / "out.parts" / "part-000000.parquet"
+            score_store(store, model, tmp_path / "out", fleet=ONE)
+    part = tmp_path / "out.parts" / "rows-000000000-000000120.parquet"
     before = part.stat().st_mtime_ns
-    with pytest.raises(ScoringError, match="another model, store or selection"):
-        score_store(store, model, tmp_path / "out", where="age > 40", workers=1)
+    with pytest.raises(ScoringError, match="with another selection left its parts"):
+        score_store(store, model, tmp_path / "out", where="age > 40", fleet=ONE)
     assert part.stat().st_mtime_ns == before
-    report = score_store(store, model, tmp_path / "out", workers=1)
-    assert len(report.table) == 120
+    report = score_store(store, model, tmp_path / "out", fleet=ONE)
+    assert (len(report.table), report.kept) == (120, 120)
     assert not part.exists()
 
 
 def test_two_commands_do_not_score_into_the_same_table(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    from hpc_brainage.scoring.runner import _PartFolder
-
     model, store = trained
-    first = _PartFolder(tmp_path / "out.parts", Store.open(store), model, None)
+    first = PartFolder(tmp_path / "out.parts", {})
     with first.held(), pytest.raises(ScoringError, match="another command is scoring"):
-        score_store(store, model, tmp_path / "out", workers=1)
+        score_store(store, model, tmp_path / "out", fleet=ONE)
 
 
 def _fail(*_: object) -> None:
@@ -332,7 +335,7 @@ def test_extra_columns_are_carried_through_and_formulas_made_harmless(
     cohort = planted_cohort(20, seed=6)
     scans = cohort.scans.assign(note=["=HYPERLINK(1)", "@x", "-3", *["plain"] * 17], score=np.arange(20.0))
     store = convert(replace(cohort, scans=scans), tmp_path / "notes.zarr").store_path
-    report = score_store(store, model, tmp_path / "out", workers=1)
+    report = score_store(store, model, tmp_path / "out", fleet=ONE)
     tsv = pd.read_csv(report.paths["tsv"], sep="\t", dtype=str)
     assert tsv["note"][:4].tolist() == ["'=HYPERLINK(1)", "'@x", "'-3", "plain"]
     assert pd.read_parquet(report.paths["parquet"])["note"][0] == "=HYPERLINK(1)"

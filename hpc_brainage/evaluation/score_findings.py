@@ -1,0 +1,313 @@
+"""Everything that a report says about a scored cohort, as tables and sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.evaluation import usability as use
+from hpc_brainage.evaluation.scored_accuracy import accuracy, beside, calibration, clusters, gap_against_age
+from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, uniformity, wilson
+from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
+from hpc_brainage.scans import scan_names
+from hpc_brainage.scoring.flags import FLAGS
+
+STRANGENESS = {
+    "recon_z_smri": "error in rebuilding the structural features, z",
+    "recon_z_fmri": "error in rebuilding the functional features, z",
+    "mahalanobis": "Mahalanobis distance of the codes",
+    "out_of_range_smri": "structural features beyond what training people showed",
+    "out_of_range_fmri": "functional features beyond what training people showed",
+}
+"""What a measure of being unlike the training people's scans is called, by its column."""
+
+_EXAMPLE_COLUMNS = (
+    "age", "sex", "site", "diagnosis", "brain_age", "pi90_lo", "pi90_hi", "bag", "bag_corrected", "bag_z",
+    "p_accelerated", "flags",
+)  # fmt: skip
+_EVERYONE = "everyone"
+_MEASURED_VALUE = r" -?[0-9][0-9.e+-]*(?: mm| %)? (above|below) "
+_MEASURED = ("mae", "rmse", "r2", "r")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    Attributes
+    ----------
+    verdict : whether the model's ages can be used in this cohort: "yes", "care", "no" or "open" (it cannot
+        be told).
+    group : the column whose groups are compared, or None; `reference` is the group compared with.
+    labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
+    judged : whose predictions are held against their age, in words.
+    drawn : what the bootstrap drew: "sites", "people", or "" where there was nothing to draw.
+    tables : by name, `flow`, `reasons`, `checks`, `cohort`, `accuracy`, `evidence`, `calibration`,
+        `beside`, `gap_age`, `strangeness`, `sex`, `sex_differences`, `site`, `group`, `group_differences`,
+        `coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`, `examples`; one that
+        there is nothing to say in is empty.
+    notes : by the name of a table, what has to be said beside it.
+    numbers : `site_share` of the gap's variance, `centile_distance` (Kolmogorov-Smirnov); None if unknown.
+    """
+
+    verdict: str
+    group: str | None
+    reference: str | None
+    labels: tuple[str, ...]
+    judged: str
+    drawn: str
+    tables: dict[str, pd.DataFrame]
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    numbers: dict[str, float | None] = field(default_factory=dict)
+
+
+def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None = None) -> Findings:
+    """Look at the scores of a cohort.
+
+    Parameters
+    ----------
+    table, about : the score table and its sidecar.
+    group : a column of the table whose groups are compared; by default `diagnosis`, where it says anything.
+
+    Raises
+    ------
+    UsageError : there is no such column, or it has no groups but numbers or names.
+    """
+    scored = table[table["status"] == "scored"]
+    known = scored[scored["age"].notna() & scored["brain_age"].notna()].reset_index(drop=True)
+    column = group or _default_group(table)
+    of_group = None if column is None else group_values(table, column)
+    own = pd.Series(dtype=str) if of_group is None else of_group[known_rows(table)].reset_index(drop=True)
+    reference, control = _references(own)
+
+    groups = {_EVERYONE: known}
+    if control is not None and (own == control).sum() < len(known):
+        groups[control] = known[(own == control).to_numpy()]
+    who, judged = list(groups.items())[-1]
+    if len(judged) < use.FEWEST_TO_JUDGE:
+        who, judged = _EVERYONE, known
+    checks = use.usability(table, judged, who, about)
+
+    training = about.get("model", {}).get("training") or {}
+    tables = {
+        "flow": _flow(table, scored, known),
+        "reasons": _counts(table.loc[table["reason"].fillna("") != "", "reason"], "reason"),
+        "checks": checks,
+        "cohort": described(known, pd.Series(_EVERYONE, index=known.index))
+        if len(known)
+        else pd.DataFrame(),
+        "accuracy": accuracy(groups, training.get("age_mean")) if len(known) else pd.DataFrame(),
+        "evidence": _evidence(about.get("model", {}).get("evidence")),
+        "calibration": calibration(groups) if len(known) else pd.DataFrame(),
+        "beside": beside(judged),
+        "gap_age": gap_against_age(judged),
+        "strangeness": _strangeness(scored),
+        "own_coverage": _own_coverage(about.get("model", {}).get("calibration") or {}),
+        "own_uniformity": _own_uniformity(about.get("model", {}).get("calibration") or {}),
+        "flags": _flags(scored),
+        "quality": _quality(scored),
+        "examples": _examples(table),
+    }
+    notes: dict[str, tuple[str, ...]] = {}
+    numbers: dict[str, float | None] = {"site_share": None, "centile_distance": None}
+    if len(known):
+        tables["sex"] = described(known, known["sex"])
+        tables["sex_differences"], notes["sex_differences"] = compared(
+            known, known["sex"].where(known["sex"] != "U", ""), "F"
+        )
+        tables["site"], numbers["site_share"] = by_site(known)
+    if len(own) and reference is not None:
+        tables["group"] = described(known, own)
+        tables["group_differences"], notes["group_differences"] = compared(known, own, reference)
+    if "pi90_lo" in known:
+        tables["coverage"] = coverage(_parts(groups, judged, who))
+    if "bag_centile" in judged:
+        centiles = judged["bag_centile"].to_numpy(dtype=float)
+        tables["centiles"], numbers["centile_distance"] = uniformity(centiles)
+    drawn = clusters(judged)[1] if len(judged) >= FEWEST else ""
+    return Findings(use.overall(checks), column, reference, tuple(own), who, drawn, tables, notes, numbers)
+
+
+def known_rows(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are scored and have an age: those that there is a gap of, bool (rows,)."""
+    there = (table["status"] == "scored") & table["age"].notna() & table["brain_age"].notna()
+    return there.to_numpy(dtype=bool)
+
+
+def _default_group(table: pd.DataFrame) -> str | None:
+    if "diagnosis" not in table:
+        return None
+    said = table["diagnosis"].fillna("").astype(str).str.strip()
+    count = said[said != ""].nunique()
+    return "diagnosis" if 2 <= count <= 20 else None
+
+
+def _references(own: pd.Series) -> tuple[str | None, str | None]:
+    """Whom the groups are compared with, and the group of people without a diagnosis, if there is one."""
+    sizes = own[own != ""].value_counts()
+    if not len(sizes):
+        return None, None
+    control = control_group(list(sizes.index))
+    return control or str(sizes.index[0]), control
+
+
+def _parts(groups: dict[str, pd.DataFrame], judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
+    """Everybody, and those who are judged by sex, third of age and site."""
+    parts = dict(groups)
+    for sex in ("F", "M"):
+        parts[f"{who}: {sex}"] = judged[judged["sex"] == sex]
+    if len(judged) >= 3 * FEWEST:
+        low, high = np.quantile(judged["age"], [1 / 3, 2 / 3])
+        parts[f"{who}: below {low:.0f} years"] = judged[judged["age"] < low]
+        parts[f"{who}: {low:.0f} to {high:.0f} years"] = judged[judged["age"].between(low, high)]
+        parts[f"{who}: above {high:.0f} years"] = judged[judged["age"] > high]
+    for site in sorted(set(judged["site"])):
+        parts[f"site {site or 'not known'}"] = judged[judged["site"] == site]
+    return parts
+
+
+def _flow(table: pd.DataFrame, scored: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    steps = [("in the table", table)]
+    steps += [
+        (f"not scored: {status}", table[table["status"] == status])
+        for status in sorted(set(table["status"]) - {"scored"})
+    ]
+    steps.append(("scored", scored))
+    without = scored[scored["age"].isna()]
+    if len(without):
+        steps.append(("scored, of unknown age: no gap", without))
+    steps.append(("with a gap", known))
+    if "age_in_training_range" in known:
+        outside = known[(known["age_in_training_range"] == False).fillna(False).to_numpy(dtype=bool)]  # noqa: E712
+        steps.append(("with a gap, outside the training ages: kept, and flagged", outside))
+    return pd.DataFrame(
+        [
+            {"step": step, "scans": len(own), "people": own["participant_id"].nunique()}
+            for step, own in steps
+        ]
+    )
+
+
+def _counts(values: pd.Series, name: str) -> pd.DataFrame:
+    counted = values.astype(str).value_counts()
+    return pd.DataFrame({name: list(counted.index), "scans": counted.to_numpy()})
+
+
+def _flags(scored: pd.DataFrame) -> pd.DataFrame:
+    said = scored["flags"].fillna("").astype(str).str.split(";").explode()
+    counted = said[said != ""].value_counts().sort_index()
+    return pd.DataFrame(
+        [
+            {
+                "flag": flag,
+                "scans": int(n),
+                "share": n / max(len(scored), 1),
+                "meaning": FLAGS.get(str(flag), "see docs/score-table.md"),
+            }
+            for flag, n in counted.items()
+        ]
+    )
+
+
+def _strangeness(scored: pd.DataFrame) -> pd.DataFrame:
+    """How unlike the training people's the scans are, by each measure of it that the table has."""
+    rows = []
+    for column, word in STRANGENESS.items():
+        if column in scored and len(known := scored[column].dropna().to_numpy(dtype=float)):
+            middle, high = np.quantile(known, [0.5, 0.95])
+            rows.append(
+                {"measure": word, "n": len(known), "median": middle, "q95": high, "largest": known.max()}
+            )
+    return pd.DataFrame(rows)
+
+
+def _quality(scored: pd.DataFrame) -> pd.DataFrame:
+    """How many scans of each verdict, and of each reason; empty where the cohort brings no figures.
+
+    A scan with two reasons counts for each of them. What was measured is cut out of a reason ("mean FD 0.31
+    mm above 0.25" becomes "mean FD above 0.25"), so that reasons can be counted.
+    """
+    if "qc_status" not in scored or not scored["qc_status"].isin(["pass", "flag", "fail"]).any():
+        return pd.DataFrame()
+    status = scored["qc_status"].fillna("").replace("", "no figures")
+    rows = [
+        {"quality": verdict, "reason": "", "scans": int((status == verdict).sum())}
+        for verdict in ("fail", "flag", "pass", "no figures")
+    ]
+    if "qc_reasons" in scored:
+        said = scored["qc_reasons"].fillna("").astype(str).str.replace(_MEASURED_VALUE, r" \1 ", regex=True)
+        reasons = pd.DataFrame({"quality": status, "reason": said.str.split(r";\s*", regex=True)})
+        each = reasons.explode("reason")
+        counted = (
+            each[each["reason"].fillna("") != ""].value_counts().sort_index().reset_index(name="scans")
+        )
+        rows += [{str(name): value for name, value in row.items()} for row in counted.to_dict("records")]
+    return pd.DataFrame([row for row in rows if row["scans"]])
+
+
+def _evidence(evidence: dict[str, Any] | None) -> pd.DataFrame:
+    """The model's own held-out errors, as the bundle brings them."""
+    if not evidence:
+        return pd.DataFrame()
+    rows = []
+    parts = {_EVERYONE: evidence.get("everyone") or {}}
+    parts |= {f"with {name}": part for name, part in (evidence.get("by_available") or {}).items()}
+    words = {
+        "model": "this model",
+        "ridge": evidence.get("ridge_predictor", "ridge, same inputs"),
+        "mean_predictor": "the mean age",
+        "median_predictor": "the median age",
+    }
+    for people, part in parts.items():
+        for key, predictor in words.items():
+            own = part.get(key) or {}
+            numbers = {name: np.nan if own.get(name) is None else own[name] for name in _MEASURED}
+            rows.append({"people": people, "predictor": predictor, "n": own.get("n", 0), **numbers})
+    return pd.DataFrame(rows)
+
+
+def _own_coverage(calibration: dict[str, Any]) -> pd.DataFrame:
+    """How often the model's own 90 % interval held the age of people held out in training."""
+    share, count = calibration.get("coverage") or {}, calibration.get("coverage_n") or {}
+    rows = []
+    for name in share:
+        if n := count.get(name):
+            low, high = wilson(round(share[name] * n), n)
+            rows.append({"people": name, "n": n, "coverage": share[name], "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _own_uniformity(calibration: dict[str, Any]) -> pd.DataFrame:
+    """How even the centiles of the gap of people held out in training were."""
+    found = calibration.get("uniformity") or {}
+    return pd.DataFrame([{"people": name, **one} for name, one in found.items()])
+
+
+def _examples(table: pd.DataFrame) -> pd.DataFrame:
+    """The lowest, the middle and the highest gaps, and scans that were not scored: at most eleven rows."""
+    by = next((c for c in ("bag_z", "bag_corrected", "bag") if c in table and table[c].notna().any()), None)
+    chosen: dict[int, str] = {}
+    if by is not None:
+        order = table[by].dropna().sort_values(kind="stable").index
+        middle = len(order) // 2
+        for rows, word in (
+            (order[:3], "lowest gap"),
+            (order[max(0, middle - 1) : middle + 2], "middle"),
+            (order[-3:], "highest gap"),
+        ):
+            for row in rows:
+                chosen.setdefault(row, word)
+    for row in table.index[(table["status"] != "scored").to_numpy()][:2]:
+        chosen[row] = "not scored"
+    if not chosen:
+        chosen = dict.fromkeys(table.index[:3], "scored")
+    own = table.loc[list(chosen)]
+    shown = pd.DataFrame({"why shown": list(chosen.values()), "scan": scan_names(own)})
+    for column in _EXAMPLE_COLUMNS:
+        if column in own and not own[column].isna().all() and not (own[column].astype(str) == "").all():
+            shown[column] = own[column].to_numpy()
+    reason = own["reason"].fillna("").to_numpy()
+    return shown.assign(reason=reason) if (reason != "").any() else shown

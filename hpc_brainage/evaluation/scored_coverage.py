@@ -1,0 +1,73 @@
+"""Whether the uncertainty that stands in a score table holds in the cohort that was scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+NOMINAL = 0.9
+"""Share of people whose age `pi90_lo` to `pi90_hi` should hold, if they are like the training people."""
+FEWEST = 20
+BINS = 10
+
+
+def coverage(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How often the 90 % interval holds the true age, for each group of scans.
+
+    Parameters
+    ----------
+    groups : by name, scored scans of known age, with `pi90_lo` and `pi90_hi` (years).
+
+    Returns
+    -------
+    Columns `people`, `n`, `coverage` with `low` and `high` (95 %, Wilson 1927), `median_width` (years).
+    Only scans that have an interval count, and groups with fewer than twenty of them are left out.
+    """
+    rows = []
+    for name, scans in groups.items():
+        known = scans[["age", "pi90_lo", "pi90_hi"]].dropna()
+        if len(known) < FEWEST:
+            continue
+        held = (known["age"] >= known["pi90_lo"]) & (known["age"] <= known["pi90_hi"])
+        low, high = wilson(int(held.sum()), len(known))
+        width = float((known["pi90_hi"] - known["pi90_lo"]).median())
+        rows.append(
+            {"people": name, "n": len(known), "coverage": float(held.mean()), "low": low, "high": high,
+             "median_width": width}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
+    z2 = 1.959963984540054**2
+    share = count / of
+    centre = (share + z2 / (2 * of)) / (1 + z2 / of)
+    reach = np.sqrt(z2) / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
+    return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
+
+
+def uniformity(centile: np.ndarray) -> tuple[pd.DataFrame, float | None]:
+    """How centiles of the gap are spread: evenly, if the people scored are like the training controls.
+
+    Parameters
+    ----------
+    centile : 0 to 100; NaN is left out.
+
+    Returns
+    -------
+    Columns `from`, `to` (centiles), `n`, `expected`; and the largest distance between the centiles'
+    distribution and the even one (Kolmogorov-Smirnov, 0 to 1). No rows and None for fewer than twenty.
+    """
+    known = np.sort(centile[np.isfinite(centile)]) / 100
+    if len(known) < FEWEST:
+        return pd.DataFrame(), None
+    counts, edges = np.histogram(known, bins=BINS, range=(0, 1))
+    table = pd.DataFrame(
+        {"from": 100 * edges[:-1], "to": 100 * edges[1:], "n": counts, "expected": len(known) / BINS}
+    )
+    step = np.arange(1, len(known) + 1) / len(known)
+    distance = max(float((step - known).max()), float((known - step + 1 / len(known)).max()))
+    return table, distance

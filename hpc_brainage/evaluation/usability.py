@@ -1,0 +1,303 @@
+"""Whether a model's brain ages can be used in a cohort that it scored: one question after the other.
+
+Each check asks one thing of the scores, says what was found, and judges it: "yes", "care" (usable with
+care), "no", or "open" (this table cannot tell). The thresholds are conventions, and the findings say the
+numbers, so that a reader who holds another one can apply it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.evaluation.scored_accuracy import (
+    advantage,
+    calibration,
+    clusters,
+    gap_against_age,
+    straight_line,
+)
+from hpc_brainage.evaluation.scored_coverage import NOMINAL, coverage
+from hpc_brainage.scoring.flags import FLAGS
+
+YES, CARE, NO, OPEN = "yes", "care", "no", "open"
+FEWEST_TO_JUDGE = 20
+MOST_LEFT_OUT = 0.1
+WEAK_SLOPE = 0.3
+SLOPE_OFF = 0.1
+LARGEST_CORRELATION = 0.1
+MOST_EXPLAINED = 0.05
+LARGEST_SHIFT = 0.5
+MOST_OUTSIDE = 0.05
+MOST_STRANGE = 0.1
+NARROW_AGES = 5.0
+STRANGE = frozenset(
+    ("codes_far_from_training", "reconstruction_poor_smri", "reconstruction_poor_fmri",
+     "features_out_of_range_smri", "features_out_of_range_fmri", "implausible_age")
+)  # fmt: skip
+"""Flags of scans that are unlike those of the training people."""
+FORBIDDING = ("model_no_better_than_mean", "model_barely_follows_age", "predictions_nearly_constant")
+"""Flags that take the meaning from a whole table; the scoring run raises them."""
+
+Check = tuple[str, str, str]
+"""Question, finding and judgement."""
+
+
+def overall(checks: pd.DataFrame) -> str:
+    """The judgement that weighs most: "no" before "open" before "care" before "yes"."""
+    judged = set(checks["judgement"])
+    return next(answer for answer in (NO, OPEN, CARE, YES) if answer in judged)
+
+
+def usability(
+    table: pd.DataFrame, people: pd.DataFrame, who: str, about: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Judge the scores of a cohort.
+
+    Parameters
+    ----------
+    table : the score table.
+    people : those of its scored scans of known age whose predictions are held against their age: people
+        without a diagnosis where they are known, everybody elsewhere.
+    who : what these people are called.
+    about : the sidecar.
+
+    Returns
+    -------
+    Columns `check`, `finding`, `judgement`, in the order in which one would ask.
+    """
+    scored = table[(table["status"] == "scored").to_numpy()]
+    checks: list[Check | None] = [_everybody_scored(table, scored)]
+    if len(scored):
+        checks += [_forbidden(scored), *_of_errors(people, who, about)]
+        checks += [_ages(scored), _sites(scored), _other_people(scored), _strange(scored)]
+        checks += [_quality(scored), _independent_line(scored)]
+    rows = [check for check in checks if check is not None]
+    return pd.DataFrame(rows, columns=["check", "finding", "judgement"])
+
+
+def _of_errors(people: pd.DataFrame, who: str, about: Mapping[str, Any]) -> list[Check | None]:
+    if len(people) < FEWEST_TO_JUDGE:
+        finding = (
+            f"{_many(len(people), 'scored scan')} of known age ({who}); with fewer than {FEWEST_TO_JUDGE}"
+            " nothing can be said about errors"
+        )
+        return [("Do the predictions follow age here?", finding, OPEN)]
+    against = {str(row["column"]): row for row in gap_against_age(people).to_dict("records")}
+    corrected = against.get("bag_corrected")
+    return [
+        _follows(people, who),
+        _better_than_the_mean(people),
+        _slope(people, about),
+        None if corrected is None else _trend_is_out(corrected, against["bag"]["r"]),
+        None if corrected is None else _centred(corrected, who),
+        _intervals_hold(people, who),
+    ]
+
+
+def _everybody_scored(table: pd.DataFrame, scored: pd.DataFrame) -> Check:
+    question, left = "Was everybody scored?", len(table) - len(scored)
+    if not len(scored):
+        return question, "nobody was scored", NO
+    if not left:
+        return question, f"all {_many(len(table), 'scan')}", YES
+    finding = f"{_many(left, 'scan')} of {len(table):,} were not ({_percent(left / len(table))})"
+    return question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES
+
+
+def _forbidden(scored: pd.DataFrame) -> Check | None:
+    """What the scoring run itself said against all of its predictions."""
+    flags = scored["flags"].fillna("").astype(str)
+    raised = {flag: int(flags.str.contains(flag, regex=False).sum()) for flag in FORBIDDING}
+    findings = [
+        f"{FLAGS[flag]} ({flag}: {_many(scans, 'scan')})" for flag, scans in raised.items() if scans
+    ]
+    if not findings:
+        return None
+    return "Did scoring let the predictions stand?", f"no: {'; '.join(findings)}", NO
+
+
+def _follows(people: pd.DataFrame, who: str) -> Check:
+    """Whether predicted and true age go together, told from chance."""
+    age, predicted = (people[name].to_numpy(dtype=float) for name in ("age", "brain_age"))
+    r, limits = straight_line(age, predicted, clusters(people)[0])["r"]
+    spread = float(age.std(ddof=1))
+    finding = f"r = {_number(r)} between predicted and true age"
+    if limits is not None:
+        finding += f" ({_number(limits.low)} to {_number(limits.high)})"
+    finding += f", {who}: {_many(len(people), 'scan')}, {age.min():.0f} to {age.max():.0f} years"
+    if spread < NARROW_AGES:
+        finding += (
+            f". Their ages hardly differ (SD {spread:.1f} years), so there is little to follow, and a"
+            " gap is mostly error"
+        )
+    if not np.isfinite(r):
+        return "Do the predictions follow age here?", finding, NO if spread > 0 else OPEN
+    if limits is None:
+        judgement = OPEN
+    elif limits.low <= 0:
+        judgement = NO
+    else:
+        judgement = CARE if spread < NARROW_AGES else YES
+    return "Do the predictions follow age here?", finding, judgement
+
+
+def _better_than_the_mean(people: pd.DataFrame) -> Check:
+    age = people["age"]
+    model = float((people["brain_age"] - age).abs().mean())
+    mean = float((age - age.mean()).abs().mean())
+    better = advantage(people)
+    finding = f"mean absolute error {model:.2f} years; saying the mean age of these people, {mean:.2f}"
+    if better is None:
+        judgement = OPEN
+    else:
+        finding += f" (difference {_signed(better.low)} to {_signed(better.high)})"
+        judgement = YES if better.high < 0 else NO if better.low > 0 else CARE
+    return "Are they better than saying the mean age?", finding, judgement
+
+
+def _slope(people: pd.DataFrame, about: Mapping[str, Any]) -> Check:
+    """Whether predictions spread over age as they did for the training people."""
+    question = "Do they spread over age as in the training?"
+    line = calibration({"": people}).iloc[0]
+    slope, low, high = (float(line[name]) for name in ("slope", "slope_low", "slope_high"))
+    bias = (about.get("model") or {}).get("bias") or {}
+    expected = (bias.get("everyone") or {}).get("slope")
+    finding = f"slope of predicted on true age {_number(slope)}"
+    if np.isfinite(low):
+        finding += f" ({_number(low)} to {_number(high)})"
+    if expected is not None:
+        finding += f"; {_number(expected)} among the training people, held out"
+    if not np.isfinite(slope):
+        return question, finding, OPEN
+    if slope < WEAK_SLOPE:
+        return question, f"{finding}; below {WEAK_SLOPE} the predictions barely follow age", NO
+    if expected is None or not np.isfinite(low) or low <= expected <= high:
+        return question, finding, YES
+    return question, finding, CARE if abs(slope - expected) > SLOPE_OFF else YES
+
+
+def _trend_is_out(corrected: Mapping[Any, Any], r_before: float) -> Check:
+    question, r, explained = "Is age out of the corrected gap?", corrected["r"], corrected["explained"]
+    finding = f"r = {_number(r)} between corrected gap and age, {_number(r_before)} before"
+    if not np.isfinite(r):
+        return question, finding, OPEN
+    by_chance = np.isfinite(corrected["r_low"]) and corrected["r_low"] <= 0 <= corrected["r_high"]
+    if abs(r) >= LARGEST_CORRELATION and not by_chance:
+        return question, f"{finding}; the model's line does not fit this cohort's trend", CARE
+    if np.isfinite(explained) and explained > MOST_EXPLAINED:
+        finding += (
+            f"; but age and age² together explain {_percent(explained)} of it: the trend is bent, and"
+            " a line leaves the bend"
+        )
+        return question, finding, CARE
+    return question, finding, YES
+
+
+def _centred(corrected: Mapping[Any, Any], who: str) -> Check | None:
+    if not corrected["sd"] > 0:
+        return None
+    shift = abs(corrected["mean"] / corrected["sd"])
+    finding = f"mean corrected gap {_signed(corrected['mean'])} years, {shift:.2f} of its SD ({who})"
+    if shift < LARGEST_SHIFT:
+        return "Are the gaps centred?", finding, YES
+    finding += "; the whole cohort is shifted, as by a scanner or other processing: compare within it only"
+    return "Are the gaps centred?", finding, CARE
+
+
+def _intervals_hold(people: pd.DataFrame, who: str) -> Check | None:
+    if "pi90_lo" not in people or not len(found := coverage({who: people})):
+        return None
+    row = found.iloc[0]
+    finding = (
+        f"the 90 % interval holds the true age of {_percent(row['coverage'])} of the scans"
+        f" ({_percent(row['low'])} to {_percent(row['high'])}; {who})"
+    )
+    close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < 0.05
+    return "Do the intervals hold?", finding, YES if close else CARE
+
+
+def _ages(scored: pd.DataFrame) -> Check | None:
+    if "age_in_training_range" not in scored:
+        return None
+    known = scored["age_in_training_range"].dropna().astype(bool)
+    question = "Are the ages those of the training?"
+    if not len(known):
+        return question, "no age is known, so there is no gap", OPEN
+    outside = int((~known).sum())
+    share = outside / len(known)
+    finding = f"{_many(outside, 'scan')} of {len(known):,} outside ({_percent(share)})"
+    return question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES
+
+
+def _sites(scored: pd.DataFrame) -> Check | None:
+    if "site_seen" not in scored:
+        return None
+    unseen = ~scored["site_seen"].to_numpy(dtype=bool)
+    question = "Did the training know these sites?"
+    if not unseen.any():
+        return question, f"all of them ({scored['site'].nunique():,})", YES
+    sites = _many(scored["site"][unseen].nunique(), "site")
+    finding = f"{int(unseen.sum()):,} of {len(scored):,} scans are of sites that it did not know ({sites})"
+    return question, finding, CARE
+
+
+def _other_people(scored: pd.DataFrame) -> Check | None:
+    if "held_out" not in scored:
+        return None
+    question, inside = "Are they other people than the training's?", int(scored["held_out"].sum())
+    if not inside:
+        return question, "yes, all of them", YES
+    finding = (
+        f"{_many(inside, 'scan')} of {len(scored):,} are of people of the training: scored by members that"
+        " never saw them, but the bias line was fitted on them, so that their gaps are centred and without"
+        " trend by construction"
+    )
+    return question, finding, CARE
+
+
+def _strange(scored: pd.DataFrame) -> Check | None:
+    own = scored["flags"].fillna("").astype(str).str.split(";")
+    strange = int(sum(bool(STRANGE & set(flags)) for flags in own))
+    if not strange and "mahalanobis" not in scored:
+        return None
+    share = strange / len(scored)
+    finding = f"{_many(strange, 'scan')} unlike those of the training people ({_percent(share)})"
+    return "Are the scans like those of the training?", finding, CARE if share > MOST_STRANGE else YES
+
+
+def _quality(scored: pd.DataFrame) -> Check | None:
+    if "qc_status" not in scored or not scored["qc_status"].isin(["pass", "flag", "fail"]).any():
+        return None
+    counts = scored["qc_status"].value_counts()
+    failed, flagged = int(counts.get("fail", 0)), int(counts.get("flag", 0))
+    finding = f"{_many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
+    return "Is the image quality sufficient?", finding, CARE if failed else YES
+
+
+def _independent_line(scored: pd.DataFrame) -> Check | None:
+    if "bias_fit" not in scored or not scored["bias_fit"].fillna("").str.startswith("in_cohort").any():
+        return None
+    finding = (
+        "no: it was fitted on the scans that were scored, and took out part of what differs among them"
+    )
+    return "Is the bias line independent of these scans?", finding, CARE
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "not defined"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

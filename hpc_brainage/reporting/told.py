@@ -1,0 +1,78 @@
+"""What a report on scores is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Told:
+    """A scored cohort, and what was found in it.
+
+    Attributes
+    ----------
+    table, about : the score table and its sidecar.
+    contributions : what drives the predictions, by feature and group; None where it was not asked for.
+    brain_maps : captions and PNG files of what regions contribute; none without an atlas.
+    verdict : "yes", "care", "no" or "open" (it cannot be told).
+    group, reference : the column whose groups are compared, and the group compared with; None without.
+    labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
+    judged : whose predictions are held against their age.
+    drawn : what the bootstrap drew: "sites", "people" or "".
+    tables, notes, numbers : by name, as `evaluation.score_findings.Findings` has them.
+    """
+
+    table: pd.DataFrame
+    about: Mapping[str, Any]
+    contributions: pd.DataFrame | None
+    brain_maps: tuple[tuple[str, bytes], ...]
+    verdict: str
+    group: str | None
+    reference: str | None
+    labels: tuple[str, ...]
+    judged: str
+    drawn: str
+    tables: Mapping[str, pd.DataFrame]
+    notes: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, float | None]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        """A table, empty where there is none."""
+        return self.tables.get(name, pd.DataFrame())
+
+    @cached_property
+    def scored(self) -> pd.DataFrame:
+        return self.table[(self.table["status"] == "scored").to_numpy()]
+
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """The scans that there is a gap of."""
+        there = self.scored["age"].notna() & self.scored["brain_age"].notna()
+        return self.scored[there.to_numpy(dtype=bool)].reset_index(drop=True)
+
+    @property
+    def group_of_known(self) -> list[str]:
+        """The group of each scan that there is a gap of; "" for all where nothing is compared."""
+        return list(self.labels) or [""] * len(self.known)
+
+    @property
+    def model(self) -> str:
+        return str((self.about.get("model") or {}).get("name") or "unnamed")
+
+    @property
+    def store(self) -> str:
+        return str((self.about.get("store") or {}).get("name") or "unnamed")
+
+    def of_judged(self, name: str) -> dict[str, Any]:
+        """The row of a table that is about those whose predictions are held against their age."""
+        return {str(k): v for k, v in self[name][self[name]["people"] == self.judged].iloc[0].items()}
+
+
+def many(n: int, one: str, more: str | None = None) -> str:
+    """ "1 scan", "2 scans"; "1,200 people"."""
+    return f"{n:,} {one if n == 1 else more or one + 's'}"

@@ -1,0 +1,218 @@
+"""Workers of Dask, hired for a run and let go at its end.
+
+Everything between the processes goes over TLS with certificates made for the run, since whoever reaches a
+Dask scheduler or worker without runs programs as its user. At a scheduler that runs already, Dask's own
+configuration says how (`distributed.comm.tls`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_brainage.errors import EnvironmentLacks
+from hpc_brainage.scoring.fleet import Fleet
+from hpc_brainage.scoring.part_work import DEVICE, THREADS
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from hpc_brainage.scoring.slurm_crew import SlurmJobs
+
+MOST_DEATHS = 3
+"""Workers that may die of a part before it is given up."""
+_CONNECT = "30s"
+ALLOCATOR = {
+    # Memory that is freed is kept for the next block. Dask's own setting gives it back at once, and the
+    # system clears it page by page each time that it is taken again: half of a worker's time.
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": str(1 << 26),
+    "MALLOC_ARENA_MAX": "1",  # those of other threads give back every large block at once
+}
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": MOST_DEATHS - 1,
+    # A worker has one task at a time: one that kills it costs no other part an attempt.
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.worker.multiprocessing-method": "spawn",
+    # What a worker holds is torch's and bounded by the blocks that it reads; Dask could only stop it.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "logging.distributed": "critical",  # what fails in a task is said by its future
+}
+
+
+@dataclass
+class Crew:
+    """Workers that take tasks.
+
+    Attributes
+    ----------
+    client : of their scheduler.
+    wanted : how many there shall be, at most.
+    dashboard : where to watch them; "" where there is nothing to see.
+    jobs : those of SLURM, to be looked after; None without.
+    """
+
+    client: Client
+    wanted: int
+    dashboard: str = ""
+    jobs: SlurmJobs | None = None
+
+    @property
+    def present(self) -> int:
+        """Workers that are there now."""
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def tend(self, done: int) -> None:
+        """To be called now and then: jobs that were lost are submitted again.
+
+        Parameters
+        ----------
+        done : tasks that are done.
+
+        Raises
+        ------
+        BrainAgeError : there is no hope of any worker.
+        """
+        if self.jobs is not None:
+            self.jobs.tend(self.present, done)
+
+
+@contextmanager
+def hired(fleet: Fleet, tasks: int, logs: Path) -> Iterator[Crew]:
+    """The workers that a fleet asks for, at most as many as there are tasks.
+
+    Parameters
+    ----------
+    logs : folder for what jobs say, and for what they need to know of one another.
+
+    Raises
+    ------
+    EnvironmentLacks : there is no SLURM here, or the scheduler cannot be reached.
+    UsageError : the cluster has not, or does not give, what is asked for.
+    """
+    import dask
+    import distributed  # noqa: F401  # its defaults must be there before they are changed for a while
+
+    with ExitStack() as held:
+        held.enter_context(dask.config.set(SETTINGS))
+        if fleet.scheduler is not None:
+            yield held.enter_context(_existing(fleet.scheduler))
+        elif fleet.resources is not None:
+            from hpc_brainage.scoring.slurm_crew import slurm_crew
+
+            yield held.enter_context(slurm_crew(fleet, fleet.resources, tasks, logs))
+        else:
+            yield held.enter_context(_local(fleet, tasks))
+
+
+def dashboard_options(address: str) -> dict[str, Any]:
+    """What a scheduler is told of its dashboard: it has one where bokeh is installed."""
+    return {"dashboard_address": address, "dashboard": importlib.util.find_spec("bokeh") is not None}
+
+
+def link_of(cluster: Any) -> str:
+    return str(cluster.dashboard_link) if importlib.util.find_spec("bokeh") is not None else ""
+
+
+@contextmanager
+def _local(fleet: Fleet, tasks: int) -> Iterator[Crew]:
+    """Processes of this machine: one for each GPU, or one for each core."""
+    import dask
+    import torch
+    from distributed import Client, LocalCluster
+    from distributed.security import Security
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = torch.cuda.device_count() if fleet.gpus != 0 else 0
+    if fleet.gpus and not gpus:
+        raise EnvironmentLacks(
+            "this machine has no GPU that PyTorch can use", where=f"--gpus-per-worker {fleet.gpus}"
+        )
+    places = gpus or cores
+    count = max(1, min(fleet.workers or places, places, tasks))
+    environment = ALLOCATOR | threads_of(max(1, cores // count)) | ({} if gpus else {DEVICE: "cpu"})
+    kind: Any = LocalCluster
+    if gpus and importlib.util.find_spec("dask_cuda"):
+        import dask_cuda
+
+        kind = dask_cuda.LocalCUDACluster
+        environment[DEVICE] = "cuda:0"  # each worker sees its own first
+    scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
+    dashboard = dashboard_options(fleet.dashboard)
+    try:
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}), ExitStack() as held:
+            with _not_interrupted():
+                cluster = kind(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    protocol="tls",
+                    security=Security.temporary(),
+                    dashboard_address=dashboard["dashboard_address"],
+                    scheduler_kwargs={"dashboard": dashboard["dashboard"]},
+                    worker_dashboard_address=None,
+                    local_directory=str(scratch),
+                    silence_logs=logging.CRITICAL,
+                )
+                client = held.enter_context(Client(held.enter_context(cluster)))
+            yield Crew(client, count, link_of(cluster))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def threads_of(cores: int) -> dict[str, str]:
+    """Environment of a worker with so many cores."""
+    return {THREADS: str(cores), "OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)}
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[Crew]:
+    """The workers of a scheduler that runs already; TLS as Dask's configuration says."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=_CONNECT, set_as_default=False)
+    except (OSError, ValueError, TypeError, RuntimeError) as problem:
+        raise EnvironmentLacks(
+            f"no Dask scheduler answers ({problem})",
+            where=f"--scheduler {address}",
+            expected="the address of one that runs, as in tcp://10.1.2.3:8786",
+            hint="for tls:// Dask needs distributed.comm.tls in its configuration",
+        ) from None
+    with client:
+        yield Crew(client, max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+
+
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Hold a Ctrl-C back until the end; processes that are started meanwhile never get one.
+
+    It would end the workers and this process at once, and none of them would be there to tidy up.
+    """
+    warnings = os.environ.get("PYTHONWARNINGS")
+    # Of a worker that must be killed in the middle of a task, the tracker tidies up: no word is needed.
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (warnings, "ignore:resource_tracker")))
+    resource_tracker.ensure_running()  # now, since it unblocks a Ctrl-C when it is started
+    if warnings is None:
+        del os.environ["PYTHONWARNINGS"]
+    else:
+        os.environ["PYTHONWARNINGS"] = warnings
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

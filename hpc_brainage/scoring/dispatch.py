@@ -1,0 +1,138 @@
+"""Handing a store's parts to workers, and keeping account of what becomes of them.
+
+A task is one or more whole parts of the store with about a second of work: far above what Dask needs to
+hand it over (a few milliseconds), and little to lose. What a part costs is measured on the first tasks,
+which are one part each.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from hpc_brainage.errors import ScoringError
+from hpc_brainage.scoring.crew import MOST_DEATHS, Crew
+from hpc_brainage.scoring.part_work import PartWork
+from hpc_brainage.scoring.parts import PartRecord
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+TASK_SECONDS = 1.0
+"""Work of a task, where there are parts enough."""
+LEAST_SECONDS = 0.1
+"""Work of a task at least, unless it is all that is left."""
+_TASKS_PER_WORKER = 4
+_ATTEMPTS = 3
+_MOST_FAILED = 10
+_GLANCE = 1.0  # seconds
+
+Tell = Callable[[PartRecord | None], None]
+Task = Sequence[range]
+"""Parts of a store, one after the other."""
+
+
+def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) -> list[PartRecord]:
+    """Have all parts scored; the records of the tasks, in no order.
+
+    Of a task that fails, or whose workers die of it, each part is tried once more alone, so that a failure
+    is that of a part.
+
+    Parameters
+    ----------
+    parts : rows of the store, each a whole part of it, in order.
+    tell : called with each record as it comes, and with None now and then.
+
+    Raises
+    ------
+    ScoringError : parts failed, or ended their workers, again and again; all others are done by then,
+        unless nearly everything fails.
+    """
+    ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+    under_way: dict[Future, Task] = {}
+    records: list[PartRecord] = []
+    failed: dict[range, BaseException] = {}
+
+    def submit(task: Task) -> None:
+        first, stop = task[0].start, task[-1].stop
+        # A name of this form lets the scheduler keep what no worker is free for.
+        key = (f"score-{id(ended):x}", first, stop)
+        future = crew.client.submit(work, first, stop, key=key, retries=_ATTEMPTS - 1, pure=False)
+        under_way[future] = task
+        future.add_done_callback(ended.put)
+
+    waiting = list(parts[crew.wanted :])
+    for part in parts[: crew.wanted]:
+        submit([part])
+    while under_way:
+        try:
+            future = ended.get(timeout=_GLANCE)
+        except queue.Empty:
+            crew.tend(len(records))
+            tell(None)
+            continue
+        task = under_way.pop(future)
+        if future.status == "finished":
+            records.append(future.result())
+            tell(records[-1])
+        elif len(task) > 1:
+            for part in task:
+                submit([part])
+        else:
+            failed[task[0]] = future.exception() or RuntimeError(future.status)
+            tell(None)
+        if len(failed) >= _MOST_FAILED:
+            crew.client.cancel(list(under_way), force=True)
+            break
+        if waiting and (records or not under_way):
+            for task in grouped(waiting, _cost(records), crew.wanted):
+                submit(task)
+            waiting = []
+    if failed:
+        raise _failure(failed, len(parts))
+    return records
+
+
+def _cost(records: Sequence[PartRecord]) -> float:
+    """Seconds of a row of the store; infinite where nobody knows."""
+    return records[-1].seconds / (records[-1].stop - records[-1].first) if records else math.inf
+
+
+def grouped(parts: Sequence[range], seconds_per_row: float, workers: int) -> list[Task]:
+    """Parts put together into tasks: neighbours only, in order, each of them once.
+
+    As many as make `TASK_SECONDS` of work; fewer, but `LEAST_SECONDS`, where a worker would otherwise get
+    less than four tasks, so that the last of them end together.
+    """
+    if not parts:
+        return []
+    cost = max(seconds_per_row * max(map(len, parts)), 1e-9)
+    fair = len(parts) // (_TASKS_PER_WORKER * workers)
+    together = max(1, math.ceil(LEAST_SECONDS / cost), min(math.ceil(TASK_SECONDS / cost), fair))
+    tasks: list[Task] = []
+    breaks = [place for place, (a, b) in enumerate(pairwise(parts), 1) if a.stop != b.start]
+    for begin, end in pairwise([0, *breaks, len(parts)]):
+        tasks += [parts[at : min(at + together, end)] for at in range(begin, end, together)]
+    return tasks
+
+
+def _failure(failed: dict[range, BaseException], parts: int) -> ScoringError:
+    from distributed.scheduler import KilledWorker
+
+    rows, problem = next(iter(failed.items()))
+    if isinstance(problem, KilledWorker):
+        said = f"{MOST_DEATHS} workers ended while they scored it"
+        hint = "see how much memory a worker has; then run the same command again: what is done is kept"
+    else:
+        said = str(problem).replace("\n", "; ")
+        hint = "run the same command again: the parts that are done are kept"
+    more = f", and {len(failed) - 1} more tasks" if len(failed) > 1 else ""
+    return ScoringError(
+        f"the part of rows {rows.start} to {rows.stop - 1} of the store failed{more}",
+        where=said,
+        expected=f"all of {parts} parts",
+        hint=hint,
+    )

@@ -1,0 +1,218 @@
+"""What a site that the model never saw adds to everybody's gap, from local controls, and taking it out.
+
+The controls are other people than those who are scored for the study, and were scored before, by the same
+model. Of site s they give n_s gaps e without their trend in age, of mean m_s and variance v_s. What sites
+add is taken to vary around zero with variance τ², and an estimate is shrunk as far as it is noise
+(empirical Bayes; Efron and Morris 1973, J. Am. Stat. Assoc. 68:117):
+
+    τ² = max(0, mean over sites of (m_s² - v_s / n_s)),   offset_s = m_s τ² / (τ² + v_s / n_s)
+
+The scale is treated alike, as the logarithm of the SD of e against what the model's held-out training
+people have, whose sampling variance is 1 / (2 (n_s - 1)). A gap becomes (gap - offset_s) / scale_s, in a
+column of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.errors import ScoringError, UsageError
+from hpc_brainage.model.bundle import BiasLine
+from hpc_brainage.scans import scan_names
+from hpc_brainage.scoring.bias import Method, correct_table, line_names
+from hpc_brainage.scoring.saved import SavedScores
+from hpc_brainage.scoring.table import CALIBRATION_COLUMNS
+
+FEWEST_CONTROLS = 20
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class SiteShift:
+    """What a site adds.
+
+    Attributes
+    ----------
+    controls : local controls that it was estimated from.
+    offset : years, shrunk; `raw_offset` is their mean.
+    scale : ratio of SDs, shrunk; 1 where there is nothing to compare with.
+    """
+
+    controls: int
+    offset: float
+    raw_offset: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The table with the columns of the calibration, what was found, and what to mind."""
+
+    table: pd.DataFrame
+    shifts: dict[str, SiteShift]
+    notes: tuple[str, ...]
+
+
+def check_controls(
+    local: SavedScores, scans: pd.DataFrame, *, model_sha256: str, store_sha256: str
+) -> None:
+    """Make sure that the local controls are of this model, and are not among those to be scored.
+
+    Parameters
+    ----------
+    local : the score table of the controls.
+    scans : scan table of who is to be scored, of the store `store_sha256`.
+
+    Raises
+    ------
+    ScoringError : the controls were scored by another model.
+    UsageError : one of them is to be scored, too.
+    """
+    if local.one("model_sha256") != model_sha256:
+        raise ScoringError(
+            "the local controls were scored by another model",
+            where=local.name,
+            expected=f"model {model_sha256[:12]}",
+            hint="score them with the model that scores the others",
+        )
+    keys = ["participant_id"] if local.one("store_sha256") == store_sha256 else ["participant_id", "site"]
+    theirs = set(local.table[keys].itertuples(index=False, name=None))
+    both = np.array([own in theirs for own in scans[keys].itertuples(index=False, name=None)], dtype=bool)
+    if both.any():
+        raise UsageError(
+            f"{int(both.sum())} of the local controls are also to be scored",
+            where=f"{local.name}: {', '.join(scan_names(scans[both].head(_SHOWN)))}",
+            expected="other people: their site's offset would be their own gap",
+            hint="leave them out with --where, or calibrate with fewer controls",
+        )
+
+
+def site_shifts(gap_N: np.ndarray, site_N: np.ndarray, spread_N: np.ndarray) -> dict[str, SiteShift]:
+    """Offset and scale of each site with at least 20 people, shrunk.
+
+    Parameters
+    ----------
+    gap_N : gaps of controls without their trend in age, years, no NaN; one for each person.
+    site_N : their sites; people of an unknown site ("") count nowhere.
+    spread_N : the SD that such gaps have among the model's held-out training people, years; NaN if unknown.
+    """
+    own = {str(name): site_N == name for name in sorted(set(site_N) - {""})}
+    own = {name: rows for name, rows in own.items() if rows.sum() >= FEWEST_CONTROLS}
+    if not own:
+        return {}
+    count = np.array([rows.sum() for rows in own.values()])
+    mean = np.array([gap_N[rows].mean() for rows in own.values()])
+    noise = np.array([gap_N[rows].var(ddof=1) for rows in own.values()]) / count
+    offset = mean * _kept(mean, noise)
+    with np.errstate(divide="ignore"):
+        ratio = np.array([np.log((gap_N[rows] / spread_N[rows]).std(ddof=1)) for rows in own.values()])
+    known = np.isfinite(ratio)
+    log_scale = np.zeros(len(own))
+    if known.any():
+        log_scale[known] = ratio[known] * _kept(ratio[known], 1 / (2 * (count[known] - 1)))
+    return {
+        name: SiteShift(int(n), float(o), float(m), float(np.exp(s)))
+        for name, n, o, m, s in zip(own, count, offset, mean, log_scale, strict=True)
+    }
+
+
+def calibrate_sites(
+    table: pd.DataFrame, local: SavedScores, lines: Mapping[str, BiasLine], method: Method
+) -> Calibrated:
+    """Add `site_calibration`, `site_offset`, `site_scale` and `bag_site_calibrated` to a score table.
+
+    Columns of the cohort that are called so become `cohort_NAME`.
+
+    Only sites that the model has not seen are calibrated. The gap is `bag_corrected`, or `bag` where there
+    is no correction; that of the controls is corrected by the same lines and in the same way.
+
+    Raises
+    ------
+    ScoringError : none of the controls can be used.
+    """
+    controls = local.scored
+    controls = controls[np.isfinite(controls["age"]) & ~controls["held_out"].astype(bool)]
+    again = controls["participant_id"].duplicated()
+    notes = []
+    if unused := len(local.table) - len(controls) + int(again.sum()):
+        notes.append(
+            f"{unused} of {len(local.table)} local controls are not used: not scored, of unknown age, in"
+            " the model's training, or a further scan of a person"
+        )
+    controls = controls[~again].reset_index(drop=True)
+    if controls.empty:
+        raise ScoringError("none of the local controls can be used", where=local.name, hint=notes[0])
+    if (kinds := sorted(set(controls["diagnosis"]) - {""})) and len(kinds) > 1:
+        notes.append(f"the local controls have several diagnoses: {', '.join(kinds)}")
+    controls = correct_table(controls, lines, method)
+    site, spread = controls["site"].to_numpy(dtype=object), _spread(controls, lines, method)
+    shifts = site_shifts(_gap(controls), site, spread)
+    counts = {str(name): int((site == name).sum()) for name in set(site) - {""}}
+    said, offset, scale = [], [], []
+    for name, seen, status in zip(table["site"], table["site_seen"], table["status"], strict=True):
+        shift = None if seen or status != "scored" else shifts.get(name)
+        said.append("" if status != "scored" else _said(name, bool(seen), shift, counts))
+        offset.append(np.nan if shift is None else shift.offset)
+        scale.append(np.nan if shift is None else shift.scale)
+    table = table.rename(columns={c: f"cohort_{c}" for c in CALIBRATION_COLUMNS if c in table})
+    calibrated = table.assign(site_calibration=said, site_offset=offset, site_scale=scale)
+    without_offset = _gap(calibrated) - calibrated["site_offset"]
+    calibrated["bag_site_calibrated"] = without_offset / calibrated["site_scale"]
+    used = [name for name in shifts if (calibrated["site_offset"].notna() & (table["site"] == name)).any()]
+    notes += [
+        f"site {name}: {shifts[name].offset:+.2f} y taken out (mean of {shifts[name].controls} controls"
+        f" {shifts[name].raw_offset:+.2f} y), spread times {shifts[name].scale:.2f}"
+        for name in used[:_SHOWN]
+    ]
+    if len(used) > _SHOWN:
+        notes.append(f"{len(used) - _SHOWN} more sites are calibrated: see site_calibration in the sidecar")
+    if not used:
+        notes.append(f"no site is calibrated: {'; '.join(sorted(set(said) - {''}))}")
+    notes += _ages_beyond(calibrated, controls)
+    return Calibrated(calibrated, shifts, tuple(notes))
+
+
+def _kept(estimate_S: np.ndarray, noise_S: np.ndarray) -> np.ndarray:
+    """The share of each estimate that is not taken for noise."""
+    between = max(0.0, float((estimate_S**2 - noise_S).mean()))
+    return between / np.maximum(between + noise_S, np.finfo(float).tiny)
+
+
+def _gap(table: pd.DataFrame) -> np.ndarray:
+    corrected, raw = (table[name].to_numpy(dtype=float) for name in ("bag_corrected", "bag"))
+    return np.where((table["bias_method"] == "none").to_numpy(), raw, corrected)
+
+
+def _spread(controls: pd.DataFrame, lines: Mapping[str, BiasLine], method: Method) -> np.ndarray:
+    """SD of training people's corrected gaps around the line of each row; NaN where it is not known."""
+    found = {
+        name: (line.residual_sd or np.nan) / (line.slope if method == "cole" else 1.0)
+        for name, line in lines.items()
+    }
+    if method == "none":
+        found = {}
+    return np.array([found.get(name, np.nan) for name in line_names(controls, lines)])
+
+
+def _said(site: str, seen: bool, shift: SiteShift | None, counts: Mapping[str, int]) -> str:
+    if shift is not None:
+        return f"{shift.controls} local controls"
+    if seen:
+        return "none: the model knows the site"
+    if not site:
+        return "none: the site is unknown"
+    return f"none: {counts.get(site, 0)} local controls, {FEWEST_CONTROLS} are needed"
+
+
+def _ages_beyond(table: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
+    ages = controls.groupby("site")["age"].agg(["min", "max"])
+    low, high = (table["site"].map(ages[end]).to_numpy(dtype=float) for end in ("min", "max"))
+    age = table["age"].to_numpy(dtype=float)
+    beyond = table["site_offset"].notna().to_numpy() & ((age < low) | (age > high))
+    if not beyond.any():
+        return []
+    return [f"of calibrated scans, {int(beyond.sum())} younger or older than all controls of their site"]

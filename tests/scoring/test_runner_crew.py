@@ -1,0 +1,132 @@
+"""Who scores: what the command line may ask for, and whom workers listen to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.errors import EnvironmentLacks, UsageError
+from hpc_brainage.scoring.crew import hired
+from hpc_brainage.scoring.fleet import Fleet
+from hpc_brainage.scoring.slurm_crew import SlurmJobs, _job, _settings
+
+
+def test_nothing_said_means_this_machine() -> None:
+    assert Fleet.of(None, None) == Fleet.of("local", None) == Fleet()
+
+
+def test_a_site_s_words_reach_its_jobs(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(
+        'account = "lab"\npartition = "cpu"\nsetup = ["module load x"]\n'
+        '[extra]\nreservation = "a course"\n[score]\npartition = "gpu"\ngpus_per_worker = 1\ntime = 60\n'
+    )
+    fleet = Fleet.of(str(tmp_path / "site.toml"), None, workers=4, gpus=2)
+    assert fleet.resources is not None
+    job = _job(_settings(fleet.resources, 2), 2, fleet.resources, tmp_path / "my logs")
+    assert (job["queue"], job["account"], job["walltime"], job["processes"]) == ("gpu", "lab", "60", 2)
+    assert {"--no-requeue", "--gpus-per-node=2", "--reservation='a course'"} <= set(
+        job["job_extra_directives"]
+    )
+    assert any("my logs/job-%j.log'" in line for line in job["job_extra_directives"])
+    assert job["job_script_prologue"][0] == "module load x"
+    assert job["worker_extra_args"] == ["--lifetime", "3300s"]
+
+
+def test_a_worker_without_gpus_is_told_to_take_none(tmp_path: Path) -> None:
+    job = _job(_settings(Resources(), 0), 0, Resources(), tmp_path)
+    assert "export BRAINAGE_DEVICE=cpu" in job["job_script_prologue"]
+    assert "export OMP_NUM_THREADS=2" in job["job_script_prologue"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "scheduler", "more", "message"),
+    [
+        (None, "tcp://x:1", {"workers": 2}, "leave --workers away"),
+        ("slurm", "tcp://x:1", {}, "leave --cluster away"),
+        (None, None, {"most": 4}, "--cluster slurm as well"),
+        ("local", None, {"least": 0}, "--cluster slurm as well"),
+        (None, None, {"gpus": 2}, "uses one GPU"),
+        ("slurm", None, {"least": 2}, "without an upper bound"),
+        ("slurm", None, {"workers": 2, "most": 3}, "either fixed or follows"),
+        ("slurm", None, {"least": 4, "most": 3}, "the wrong way round"),
+        ("slumr", None, {}, "there is no such cluster"),
+    ],
+)
+def test_words_that_contradict_each_other_are_refused(
+    cluster: str | None, scheduler: str | None, more: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Fleet.of(cluster, scheduler, **more)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_a_scheduler_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_brainage.scoring.crew._CONNECT", "1s")
+    fleet = Fleet(scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(EnvironmentLacks, match="no Dask scheduler answers"), hired(fleet, 1, tmp_path):
+        pass
+
+
+def test_without_slurm_there_are_no_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fleet = Fleet(resources=Resources())
+    with pytest.raises(EnvironmentLacks, match="no SLURM"), hired(fleet, 1, tmp_path):
+        pass
+
+
+@pytest.mark.timeout(240)
+def test_nobody_without_the_run_s_certificate_is_listened_to(tmp_path: Path) -> None:
+    from distributed import Client
+
+    with hired(Fleet(workers=1), 1, tmp_path) as crew:
+        address = crew.client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert crew.client.submit(sum, (1, 2)).result(timeout=100) == 3
+        with pytest.raises((OSError, TypeError, RuntimeError)):
+            Client(address.replace("tls", "tcp"), timeout="3s", set_as_default=False)
+        with pytest.raises((OSError, TypeError, RuntimeError)):
+            Client(address, timeout="3s", set_as_default=False)
+
+
+class Cluster:
+    """Stands in for dask-jobqueue's: jobs that are gone, and nobody who has scored anything."""
+
+    def __init__(self) -> None:
+        self.worker_spec: dict[str, object] = {}
+        self.workers: dict[str, object] = {}
+        self.scheduler_info: dict[str, dict] = {"workers": {}}
+        self.loop = self
+        self.asked = 0
+        self.scale(1)
+
+    def scale(self, jobs: int) -> None:
+        self.asked += 1
+        self.worker_spec = {f"job {self.asked}-{place}": None for place in range(jobs)}
+
+    def add_callback(self, function, *words) -> None:  # type: ignore[no-untyped-def]
+        function(*words)
+
+
+def test_jobs_that_end_for_nothing_are_not_submitted_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_brainage.scoring.slurm_crew._LOOKS_EVERY", 0.0)
+    cluster = Cluster()
+    jobs = SlurmJobs(cluster, 1, [], {}, tmp_path)
+    for _ in range(3):
+        jobs.tend(present=0, done=0)
+    with pytest.raises(EnvironmentLacks, match="4 jobs ended before they had scored anything"):
+        jobs.tend(present=0, done=0)
+    jobs = SlurmJobs(Cluster(), 1, [], {}, tmp_path)
+    for done in range(20):
+        jobs.tend(present=1, done=done)
+
+
+def test_a_refusal_of_slurm_is_said_with_the_setting(tmp_path: Path) -> None:
+    said = "Command exited\nstderr:\nsbatch: error: Invalid feature specification\n"
+    jobs = SlurmJobs(Cluster(), 1, [said], {"constraint": "a100"}, tmp_path)
+    with pytest.raises(UsageError, match="SLURM refuses the jobs") as caught:
+        jobs.tend(present=0, done=0)
+    assert "constraint = 'a100'" in str(caught.value)
