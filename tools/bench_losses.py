@@ -151,6 +151,18 @@ class _Nothing(torch.autograd.Function):
         return given
 
 
+class _Rebuilt(torch.autograd.Function):
+    """The numbers of a leaf as a network's output would have them: neither a leaf nor a view of one."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor) -> torch.Tensor:
+        return torch.empty(0, dtype=leaf.dtype, device=leaf.device).set_(leaf.detach())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
 def data(B: int, columns: int, K: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A target, and weights with which one scan in eight counts for nothing."""
     x = torch.randn(B, columns, device=device)
@@ -178,8 +190,7 @@ def losses(B: int, columns: int, K: int, device: str) -> tuple[dict[str, Way], i
         return masked_multi_mse(recons, x, w)[0]
 
     def overwriting(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        # A view: a leaf itself would not be overwritten.
-        return masked_multi_mse([r.view_as(r) for r in recons], x, w, overwrite=True)[0]
+        return masked_multi_mse([_Rebuilt.apply(r) for r in recons], x, w, overwrite=True)[0]
 
     def tiled(recons: list[torch.Tensor], x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         with backends.using("tiled"):

@@ -75,13 +75,18 @@ def one_pass(
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """As `adversarial_logits.closed`; counts are numbers of the host, tensors are waited for."""
     modalities, scans = fake_MB.shape
-    fake, real = (logits if logits.stride(1) == 1 else logits.contiguous() for logits in (fake_MB, real_MB))
+    fake, real = (
+        logits if logits.stride(1) == 1 else logits.contiguous()
+        for logits in (fake_MB.resolve_neg(), real_MB.resolve_neg())
+    )
     here = [mask.contiguous().view(torch.uint8) for mask in present]
     terms = fake.new_empty(3, dtype=torch.promote_types(fake.dtype, torch.float32))
     gradients = fake.new_empty((2, modalities, scans))
     whole = [int(count) for count in counts]
-    _terms[(1,)](
-        fake, real, here[0], here[-1], terms, gradients, fake.stride(0), real.stride(0), scans, whole[0],
-        whole[-1], M=modalities, BLOCK=min(BLOCK, triton.next_power_of_2(scans)),
-    )  # fmt: skip
+    block = min(BLOCK, triton.next_power_of_2(max(scans, 1)))
+    with torch.cuda.device_of(fake):
+        _terms[(1,)](
+            fake, real, here[0], here[-1], terms, gradients, fake.stride(0), real.stride(0), scans,
+            whole[0], whole[-1], M=modalities, BLOCK=block,
+        )  # fmt: skip
     return (terms[0], terms[1], terms[2]), gradients

@@ -10,8 +10,9 @@ numbers but for rounding:
 `triton`    one kernel on a GPU.
 
 `auto` takes the fastest that this machine has for a tensor of that size. `BRAINAGE_LOSSES` names another,
-and `using` does so for a while. Where no fused form can go (within `torch.func.vmap`, under a tracing
-compiler, on meta tensors) the reference stays whatever is asked for.
+and `using` does so for a while. Where no fused form can go (within a `torch.func` transform, under a
+tracing compiler, on meta tensors) the reference stays whatever is asked for; but the fused layer knows its
+way through `vmap` over members on a CPU (`linear_mse_members`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contextvars import ContextVar
 from typing import Literal, cast, get_args
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hpc_brainage.errors import EnvironmentLacks, UsageError, nearest
 from hpc_brainage.losses import multi_mse_compiled, multi_mse_triton
@@ -59,11 +61,26 @@ def choose(like: torch.Tensor, elements: int) -> Form:
     UsageError : the environment variable names no form.
     EnvironmentLacks : a form is wished for that this machine, or the tensor's device, does not have.
     """
-    if _untouchable(like):
-        return "reference"
+    return "reference" if untouchable(like) else _chosen(like, elements)
+
+
+def choose_of_members(like: torch.Tensor, elements: int) -> tuple[Form, bool]:
+    """As `choose`, for an operation with a rule for `torch.func.vmap`: the form, and whether by the rule.
+
+    `elements` are those of one member. On a GPU members in one pass take the reference: one launch for all.
+    """
+    if not untouchable(like):
+        return _chosen(like, elements), False
+    if torch.compiler.is_compiling() or like.is_meta or like.device.type != "cpu" or not _in_one_vmap():
+        return "reference", False
+    form = _chosen(like, elements)
+    return form, form != "reference"
+
+
+def _chosen(like: torch.Tensor, elements: int) -> Form:
     wish = _wished.get() or _from_environment()
-    form = _automatic(like, elements) if wish == "auto" else _granted(wish, like)
-    _tell(form, wish, like.device.type)
+    form, why = _automatic(like, elements) if wish == "auto" else _granted(wish, like)
+    _tell(form, wish, like.device.type, why)
     return form
 
 
@@ -91,34 +108,47 @@ def refuse_second_derivative() -> None:
         )
 
 
-def _untouchable(like: torch.Tensor) -> bool:
-    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(like)
-    return wrapped or like.is_meta or torch.compiler.is_compiling()
+def untouchable(like: torch.Tensor) -> bool:
+    """Whether only plain torch can go there: nobody may ask this tensor where its memory is."""
+    # The compiler first: it cannot trace the other questions.
+    if torch.compiler.is_compiling():
+        return True
+    return like.is_meta or torch._C._are_functorch_transforms_active() or isinstance(like, FakeTensor)
 
 
-def _automatic(like: torch.Tensor, elements: int) -> Form:
+def _in_one_vmap() -> bool:
+    """Whether one `vmap` is under way and no other transform of `torch.func`."""
+    under_way = torch._C._functorch.get_interpreter_stack() or []
+    return [one.key() for one in under_way] == [torch._C._functorch.TransformType.Vmap]
+
+
+def _automatic(like: torch.Tensor, elements: int) -> tuple[Form, str]:
+    """The fastest form, and what a faster one lacks."""
     if like.device.type == "cuda":
-        return "tiled" if like.dtype == torch.float64 or multi_mse_triton.lacks() else "triton"
+        if like.dtype == torch.float64:
+            return "tiled", ""
+        lacking = multi_mse_triton.lacks()
+        return ("tiled", lacking) if lacking else ("triton", "")
     if elements < WORTH_TILES:
-        return "reference"
-    can_be_compiled = like.device.type == "cpu" and like.dtype == torch.float32
-    if elements >= WORTH_COMPILING and can_be_compiled and not multi_mse_compiled.lacks():
-        return "compiled"
-    return "tiled"
+        return "reference", ""
+    if elements >= WORTH_COMPILING and like.device.type == "cpu" and like.dtype == torch.float32:
+        lacking = multi_mse_compiled.lacks()
+        return ("tiled", lacking) if lacking else ("compiled", "")
+    return "tiled", ""
 
 
-def _granted(wish: Wish, like: torch.Tensor) -> Form:
+def _granted(wish: Wish, like: torch.Tensor) -> tuple[Form, str]:
     """The form that was wished for by name; of types that it does not take, `tiled` takes care."""
     lacking = ""
     if wish == "triton":
         if like.dtype == torch.float64:
-            return "tiled"
+            return "tiled", "any type but float64"
         lacking = multi_mse_triton.lacks()
         if not lacking and like.device.type != "cuda" and not multi_mse_triton.INTERPRETED:
             lacking = "Triton's kernels run on a GPU"
     elif wish == "compiled":
         if like.device.type != "cpu" or like.dtype != torch.float32:
-            return "tiled"
+            return "tiled", "float32 on a CPU"
         lacking = multi_mse_compiled.lacks()
     if lacking:
         raise EnvironmentLacks(
@@ -127,7 +157,7 @@ def _granted(wish: Wish, like: torch.Tensor) -> Form:
             expected=lacking,
             hint=f"unset {VARIABLE}, or set it to auto",
         )
-    return cast(Form, wish)
+    return cast(Form, wish), ""
 
 
 def _from_environment() -> Wish:
@@ -143,7 +173,9 @@ def _known(wish: str, where: str) -> Wish:
 
 
 @functools.cache
-def _tell(form: Form, wish: Wish, device: str) -> None:
-    """Say once in a process what is taken."""
-    why = f" ({multi_mse_compiled.compiler_name()})" if form == "compiled" else ""
-    _LOG.info("losses on %s: %s%s, wished for: %s", device, form, why, wish)
+def _tell(form: Form, wish: Wish, device: str, lacking: str) -> None:
+    """Say once in a process what is taken, and what is missing for what would have been."""
+    by = f" ({multi_mse_compiled.compiler_name()})" if form == "compiled" else ""
+    why = f"; a faster one takes {lacking}" if lacking and wish == "auto" else ""
+    why = f"; that takes {lacking}" if lacking and wish != "auto" else why
+    _LOG.info("losses on %s: %s%s, wished for: %s%s", device, form, by, wish, why)

@@ -105,6 +105,10 @@ def latent_block(
     present : of each modality, bool (B,).
     sex : (B,) 0 for F, 1 for M and -1 for unknown, to have its columns in `joined`; or None.
     counts : scans of each modality in the whole step; after them, scans that have both, if there are two.
+
+    Raises
+    ------
+    ValueError : shapes, types, devices or numbers of modalities do not fit.
     """
     _check(mu, log_variance, present, counts, form)
     if choose(mu[0], 0) != "triton":
@@ -196,6 +200,13 @@ def _check(
                 raise ValueError(
                     f"{name} {tuple(tensor.shape)} is not a code of {width} for each of {scans} scans"
                 )
+    gaussians = [*mu, *log_variance]
+    if any(one.dtype != gaussians[0].dtype or not one.is_floating_point() for one in gaussians):
+        raise ValueError("means and log-variances are not all of one floating type")
+    if any(mask.dtype != torch.bool or mask.shape != (scans,) for mask in present):
+        raise ValueError("whether a modality is present is one bool for each scan")
+    if any(one.device != gaussians[0].device for one in (*gaussians, *present)):
+        raise ValueError("means, log-variances and presence are not all on one device")
     modalities = len(present)
     wanted = {"modalities": modalities, "counts": modalities + (modalities == 2)}
     found = {"modalities": {len(mu), len(log_variance), len(form.streams)}, "counts": {len(counts)}}

@@ -385,7 +385,8 @@ class _LatentBlock(torch.autograd.Function):
         *gaussians: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         modalities = len(present)
-        gaussians = tuple(one if one.stride(1) == 1 else one.contiguous() for one in gaussians)
+        plain = [one.resolve_neg() for one in gaussians]
+        gaussians = tuple(one if one.stride(1) == 1 else one.contiguous() for one in plain)
         means, logs = gaussians[:modalities], gaussians[modalities:]
         here = [mask.contiguous().view(torch.uint8) for mask in present]
         scans, width = means[0].shape
@@ -400,7 +401,8 @@ class _LatentBlock(torch.autograd.Function):
         strides = [tensor.stride(0) for tensor in inputs[:4]]
         numbers = [scans, key[1], key[0], counts[0], counts[modalities - 1], counts[-1]]
         grid = (triton.cdiv(scans, call.settings["ROWS"]),)
-        _forward[grid](*inputs, sexes, z, joined, shares, *strides, *numbers, **call.settings)
+        with torch.cuda.device_of(z):
+            _forward[grid](*inputs, sexes, z, joined, shares, *strides, *numbers, **call.settings)
         terms = shares.sum(dim=1)
         ratio = terms[1] / (terms[2] + 1e-6) if form.ratio == "batch_sq" else terms[1]
         ctx.save_for_backward(*inputs, terms)
@@ -417,13 +419,14 @@ class _LatentBlock(torch.autograd.Function):
         like = inputs[0]
         down = like.new_empty((2 * modalities, like.shape[0], like.shape[1]))
         means, logs = down[:modalities], down[modalities:]
-        arrived = [terms if up is None else up.contiguous() for up in upstream]
+        arrived = [terms if up is None else up.resolve_neg().contiguous() for up in upstream]
         names = ("Z_UP", "JOINED_UP", "KL_UP", "RATIO_UP")
         given = {name: up is not None for name, up in zip(names, upstream, strict=True)}
-        _backward[ctx.grid](
-            *inputs, terms, *arrived, means[0], means[-1], logs[0], logs[-1], *strides, *numbers,
-            **call.settings, **given,
-        )  # fmt: skip
+        with torch.cuda.device_of(down):
+            _backward[ctx.grid](
+                *inputs, terms, *arrived, means[0], means[-1], logs[0], logs[-1], *strides, *numbers,
+                **call.settings, **given,
+            )  # fmt: skip
         return (None, None, None, None, None, None, *down.unbind())
 
 

@@ -1,12 +1,7 @@
 """A decoder's last layer and the error of what it rebuilds, in one: the reconstruction is never formed.
 
 A wide modality is rebuilt by r_k = h_k Wᵀ + b with many more features than hidden units. Here the features
-are gone through in tiles: K·B rows of a tile are rebuilt, turned into their own gradient g in place
-(`multi_mse`), and used up at once,
-
-    dW_j = g_jᵀ h,    db_j = sum g_j,    dh += g_j W_j,
-
-so that instead of several matrices of K·B·F numbers there is one of K·B times a tile's width.
+are gone through in tiles, and all gradients are made in the same pass (`linear_mse_tiles`).
 
 Shapes: K reconstructions, B scans, H hidden units, F features.
 """
@@ -19,11 +14,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from hpc_brainage.losses import backends, multi_mse_compiled
-from hpc_brainage.losses.gradient_memory import gradient_like
-from hpc_brainage.losses.linear_mse_gram import gram_pass
+from hpc_brainage.losses import backends
+from hpc_brainage.losses.linear_mse_members import OfMembers
+from hpc_brainage.losses.linear_mse_tiles import layer_pass
 from hpc_brainage.losses.multi_mse import (
-    PASSES,
     Error,
     check,
     exact_type,
@@ -31,16 +25,6 @@ from hpc_brainage.losses.multi_mse import (
     reference,
     refuse_negative,
 )
-
-TILE = 1 << 19
-"""Numbers of a rebuilt tile on a CPU: two megabytes."""
-
-TILE_ON_A_GPU = 1 << 24
-
-NARROWEST = 256
-"""Features of a tile at least; below this the matrix products become slow."""
-
-Gradients = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 def linear_multi_mse(
@@ -72,24 +56,31 @@ def linear_multi_mse(
 
     Raises
     ------
-    ValueError : shapes or types do not fit, or a gradient is asked for that there is none of.
+    ValueError : shapes, types or devices do not fit, or a gradient is asked for that there is none of.
     RuntimeError : in a second derivative.
     """
     hidden_KBH = hidden if isinstance(hidden, torch.Tensor) else torch.stack(tuple(hidden))
     _check(hidden_KBH, W, b, target, weights, error)
     if gram and error != "squared":
         raise ValueError("the Gram form is one of squared errors")
-    weights = weights.to(exact_type(hidden_KBH))
-    form = backends.choose(hidden_KBH, len(hidden_KBH) * target.numel())
-    if form == "reference":
-        clean = torch.where((weights != 0)[..., None], hidden_KBH, torch.zeros_like(hidden_KBH))
-        return reference(F.linear(clean, W, b), target, weights, error)
-    refuse_negative(weights)
-    wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden_KBH, W, b)]
-    found: tuple[torch.Tensor, torch.Tensor] = _LinearMSE.apply(
-        form, error, wanted, gram, hidden_KBH, W, b, target, weights
-    )
-    return found
+    exact = exact_type(hidden_KBH)
+    weights = weights.to(exact)
+    elements = len(hidden_KBH) * target.numel()
+    form, members = backends.choose_of_members(hidden_KBH, elements)
+    # An autocast would take the layer's products, too, down to its precision.
+    with torch.autocast(hidden_KBH.device.type, enabled=False):
+        if form == "reference":
+            clean = torch.where((weights != 0)[..., None], hidden_KBH, torch.zeros_like(hidden_KBH))
+            rebuilt = F.linear(clean.to(exact), W.to(exact), None if b is None else b.to(exact))
+            return reference(rebuilt, target, weights, error)
+        found: tuple[torch.Tensor, torch.Tensor]
+        if members:
+            found = OfMembers.apply(form, error, gram, hidden_KBH, W, b, target, weights)
+            return found
+        refuse_negative(weights)
+        wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden_KBH, W, b)]
+        found = _LinearMSE.apply(form, error, gram, wanted, hidden_KBH, W, b, target, weights)
+        return found
 
 
 def _check(
@@ -107,63 +98,10 @@ def _check(
         )
     if b is not None and b.shape != W.shape[:1]:
         raise ValueError(f"bias {tuple(b.shape)} and weight {tuple(W.shape)} do not fit")
+    if any(one is not None and one.device != hidden_KBH.device for one in (W, b)):
+        raise ValueError("hidden units, weight and bias are not all on one device")
     rebuilt = hidden_KBH[:, :, :1].detach().expand(-1, -1, len(W))  # of its shape, without its memory
     check(rebuilt.unbind(0), target, weights, error)
-
-
-def _tile_pass(
-    form: str,
-    error: Error,
-    hidden_KBH: torch.Tensor,
-    W: torch.Tensor,
-    b: torch.Tensor | None,
-    target: torch.Tensor,
-    weights: torch.Tensor,
-    wanted: tuple[bool, bool],
-) -> tuple[torch.Tensor, Gradients | None]:
-    """Errors (K, B) in float64, and the gradients of `hidden`, W and b.
-
-    `wanted` are whether there are gradients of anything, and whether of W and b.
-    """
-    (K, B, H), exact = hidden_KBH.shape, weights.dtype
-    any_wanted, of_layer = wanted
-    hidden_NH = hidden_KBH.reshape(K * B, H)
-    features = len(W)
-    dh = torch.zeros_like(hidden_NH)
-    dW = gradient_like(W) if of_layer else None
-    db = torch.empty_like(W[:, 0]) if of_layer and b is not None else None
-    errors = torch.zeros((K, B), dtype=torch.float64, device=W.device)
-    width = max(NARROWEST, (TILE_ON_A_GPU if W.is_cuda else TILE) // max(K * B, 1))
-    no_bias = torch.zeros(min(width, features), dtype=exact, device=W.device)
-    room = torch.empty(K * B * min(width, features), dtype=exact, device=W.device)
-    for left in range(0, features, width):
-        part = slice(left, min(left + width, features))
-        W_j = W[part].to(exact)
-        rebuilt = room[: K * B * len(W_j)].view(K * B, len(W_j))
-        b_j = no_bias[: len(W_j)] if b is None else b[part].to(exact)
-        goal = target[:, part]
-        goal = goal if target.stride(1) == 1 else goal.contiguous()
-        if form == "compiled":
-            torch.mm(hidden_NH, W_j.t(), out=rebuilt)
-            sums = multi_mse_compiled.layer_pass(rebuilt, b_j, goal, weights, error == "squared", errors)
-        else:
-            torch.addmm(b_j, hidden_NH, W_j.t(), out=rebuilt)
-            views = rebuilt.view(K, B, len(W_j)).unbind(0)
-            written = views if any_wanted else None
-            errors += PASSES[form](views, goal, weights, error == "squared", written)[1]
-            sums = None
-        if not any_wanted:
-            continue
-        gradient = rebuilt
-        dh.addmm_(gradient, W_j)
-        if dW is not None:
-            if dW.dtype == exact:
-                torch.mm(gradient.t(), hidden_NH, out=dW[part])
-            else:
-                dW[part] = gradient.t() @ hidden_NH
-        if db is not None:
-            db[part] = gradient.sum(dim=0) if sums is None else sums
-    return errors, (dh.view(K, B, H), dW, db) if any_wanted else None
 
 
 class _LinearMSE(torch.autograd.Function):
@@ -174,8 +112,8 @@ class _LinearMSE(torch.autograd.Function):
         ctx: Any,
         form: str,
         error: Error,
-        wanted: Sequence[bool],
         gram: bool,
+        wanted: Sequence[bool],
         hidden_KBH: torch.Tensor,
         W: torch.Tensor,
         b: torch.Tensor | None,
@@ -183,21 +121,12 @@ class _LinearMSE(torch.autograd.Function):
         weights: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_hidden, of_W, of_b = wanted
-        # A row that counts for nothing is zero, so that no product carries what stands in it.
-        clean = torch.where((weights != 0)[..., None], hidden_KBH.to(weights.dtype), 0.0)
-        some = (any(wanted), of_W or of_b)
-        found = gram_pass(clean, W, b, target, weights, some) if gram else None
-        if found is None:
-            found = _tile_pass(form, error, clean, W, b, target, weights, some)
-        errors, gradients = found
-        ctx.gradients = None
-        if gradients is not None:
-            dh, dW, db = gradients
-            dh = dh.to(hidden_KBH.dtype)
-            ctx.gradients = [dh if of_hidden else None, dW if of_W else None, db if of_b else None]
-        errors_KB = errors.to(weights.dtype)
+        loss, errors_KB, gradients = layer_pass(
+            form, error, gram, hidden_KBH, W, b, target, weights, (of_hidden, of_W, of_b)
+        )
+        ctx.gradients = None if gradients is None else list(gradients)
         ctx.mark_non_differentiable(errors_KB)
-        return (weights * errors).sum().to(weights.dtype), errors_KB
+        return loss, errors_KB
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

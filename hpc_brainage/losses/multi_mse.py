@@ -53,8 +53,9 @@ def masked_multi_mse(
     weights : (K, B), not negative; has no gradient.
     error : squared or absolute.
     overwrite : whether the gradients may be written over the reconstructions. It saves the memory of the
-        gradients. The reconstructions must not be leaves, and hold no reconstructions any more afterwards;
-        an operation whose gradient needs them finds out and refuses.
+        gradients. The reconstructions must have been computed, not be somebody's parameters, inputs or
+        constants or views of them, and hold no reconstructions any more afterwards; an operation whose
+        gradient needs them finds out and refuses.
 
     Returns
     -------
@@ -63,24 +64,22 @@ def masked_multi_mse(
 
     Raises
     ------
-    ValueError : shapes or types do not fit, a gradient is asked for that there is none of, a fused form on
-        a CPU finds a negative weight, or what shall be overwritten shares its memory.
+    ValueError : shapes, types or devices do not fit, a gradient is asked for that there is none of, a fused
+        form on a CPU finds a negative weight, or what shall be overwritten is somebody else's.
     RuntimeError : in a second derivative.
     """
     slabs = (recons,) if isinstance(recons, torch.Tensor) else tuple(recons)
     views = _matrices(slabs)
     check(views, target, weights, error)
-    if overwrite and any(slab.is_leaf and slab.requires_grad for slab in slabs):
-        raise ValueError("a leaf is a parameter or an input, and cannot be overwritten by its gradient")
-    if overwrite and _share_memory([*slabs, target]):
-        raise ValueError("reconstructions or target lie in the same memory, and cannot be overwritten")
+    wanted = torch.is_grad_enabled() and any(slab.requires_grad for slab in slabs)
+    if overwrite and wanted and not backends.untouchable(views[0]):
+        _refuse_to_overwrite(slabs, target)
     weights = weights.to(exact_type(views[0]))
     form = backends.choose(views[0], len(views) * target.numel())
     if form == "reference":
         whole = recons if isinstance(recons, torch.Tensor) else torch.stack(views)
         return reference(whole, target, weights, error)
     refuse_negative(weights)
-    wanted = torch.is_grad_enabled() and any(slab.requires_grad for slab in slabs)
     found: tuple[torch.Tensor, torch.Tensor] = _OnePass.apply(
         form, error, wanted, overwrite, target, weights, *slabs
     )
@@ -98,7 +97,7 @@ def reference(
 
 
 def check(recons: Sequence[torch.Tensor], target: torch.Tensor, weights: torch.Tensor, error: str) -> None:
-    """Raise ValueError unless the shapes, types and gradients fit.
+    """Raise ValueError unless the shapes, types, gradients and devices fit.
 
     `recons` are K of (B, F), or whatever has as many rows and columns.
     """
@@ -121,6 +120,8 @@ def check(recons: Sequence[torch.Tensor], target: torch.Tensor, weights: torch.T
         )
     if target.requires_grad or weights.requires_grad:
         raise ValueError("neither the target nor the weights have a gradient here: detach them")
+    if any(one.device != target.device for one in (*recons, weights)):
+        raise ValueError("reconstructions, target and weights are not all on one device")
 
 
 def refuse_negative(weights: torch.Tensor) -> None:
@@ -135,9 +136,10 @@ def exact_type(values: torch.Tensor) -> torch.dtype:
 
 
 def hand_over(gradients: list[torch.Tensor | None], upstream: torch.Tensor) -> list[torch.Tensor | None]:
-    """Gradients times the upstream gradient, a scalar; in place, unless the graph is used again.
+    """Gradients times the upstream gradient; in place, unless the graph is used again.
 
-    `gradients` is emptied if they are handed over, so that whoever gets one is its only owner.
+    `upstream` is a scalar, or one number for each slice of the gradients. `gradients` is emptied
+    if they are handed over, so that whoever gets one is its only owner.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def hand_over(gradients: list[torch.Tensor | None], upstream: torch.Tensor) -> l
             "this graph's gradients were used before: call backward(retain_graph=True) first"
         )
     if _graph_is_kept():
-        return [None if one is None else one * upstream.to(one.dtype) for one in gradients]
+        return [None if one is None else one * _beside(upstream, one).to(one.dtype) for one in gradients]
     given = list(gradients)
     gradients.clear()
     for one in given:
@@ -158,9 +160,14 @@ def hand_over(gradients: list[torch.Tensor | None], upstream: torch.Tensor) -> l
             continue
         if one.is_cuda and one.dtype != torch.float64 and not multi_mse_triton.lacks():
             multi_mse_triton.scale_unless_one(one, upstream)
-        elif one.is_cuda or float(upstream) != 1.0:
-            one.mul_(upstream)
+        elif one.is_cuda or not bool((upstream == 1.0).all()):
+            one.mul_(_beside(upstream, one))
     return given
+
+
+def _beside(upstream: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A scalar, or one number for each slice of a gradient, so that they can be multiplied."""
+    return upstream.view(-1, *[1] * (gradient.dim() - 1)) if upstream.dim() else upstream
 
 
 def _graph_is_kept() -> bool:
@@ -175,6 +182,17 @@ def _matrices(slabs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     for slab in slabs:
         views += slab.unbind(0) if slab.dim() == 3 else [slab]
     return views
+
+
+def _refuse_to_overwrite(slabs: Sequence[torch.Tensor], target: torch.Tensor) -> None:
+    """Raise ValueError where somebody else would find a gradient instead of the numbers they had."""
+    bases = [slab if slab._base is None else slab._base for slab in slabs]
+    if any(slab.is_leaf for slab in (*slabs, *bases)):
+        raise ValueError(
+            "a leaf (a parameter, an input, a constant), or a view of one, cannot be overwritten"
+        )
+    if _share_memory([*slabs, target]):
+        raise ValueError("reconstructions or target lie in the same memory, and cannot be overwritten")
 
 
 def _share_memory(matrices: Sequence[torch.Tensor]) -> bool:
@@ -193,7 +211,13 @@ def _share_memory(matrices: Sequence[torch.Tensor]) -> bool:
 
 
 def _dense_columns(matrix: torch.Tensor) -> torch.Tensor:
+    """Of (B, F), as it lies in memory: its rows dense, and its signs where the numbers are."""
+    matrix = matrix.resolve_neg()
     return matrix if matrix.stride(1) == 1 or matrix.shape[1] <= 1 else matrix.contiguous()
+
+
+def _is_plain(slab: torch.Tensor) -> bool:
+    return slab.is_contiguous() and not slab.is_neg()
 
 
 class _OnePass(torch.autograd.Function):
@@ -213,13 +237,12 @@ class _OnePass(torch.autograd.Function):
         written: list[torch.Tensor] | None = None
         if wanted:
             written = [
-                slab.detach() if overwrite and slab.is_contiguous() else gradient_like(slab)
-                for slab in slabs
+                slab.detach() if overwrite and _is_plain(slab) else gradient_like(slab) for slab in slabs
             ]
         loss, errors_KB = PASSES[form](
             [_dense_columns(recon) for recon in _matrices(slabs)],
             _dense_columns(target),
-            weights,
+            weights.resolve_neg(),
             error == "squared",
             None if written is None else _matrices(written),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -30,7 +31,8 @@ def lacks() -> str:
 
 def compiler_name() -> str:
     """The command of the C compiler, or "" where there is none."""
-    return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or ""
+    named = os.environ.get("CC")
+    return named or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or ""
 
 
 def one_pass(
@@ -112,17 +114,19 @@ def _compiled() -> tuple[ctypes.CDLL | None, str]:
     compiler = compiler_name()
     if not compiler:
         return None, "a C compiler: cc, gcc or clang"
-    with tempfile.TemporaryDirectory(prefix="brainage-") as folder:
-        library = Path(folder, "multi_mse.so")
-        command = [*compiler.split(), *_FLAGS, "-o", str(library), str(_SOURCE)]
-        try:
+    try:
+        # What cannot be removed again (as on NFS, where the loaded library is still open) stays.
+        with tempfile.TemporaryDirectory(prefix="brainage-", ignore_cleanup_errors=True) as folder:
+            library = Path(folder, "multi_mse.so")
+            words = shlex.split(compiler) if compiler == os.environ.get("CC") else [compiler]
+            command = [*words, *_FLAGS, "-o", str(library), str(_SOURCE)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 return None, f"a C compiler with OpenMP; {compiler} says: {last}"
             functions = ctypes.CDLL(str(library))
-        except (OSError, subprocess.SubprocessError) as reason:
-            return None, f"a C compiler with OpenMP; {compiler} failed: {reason}"
+    except (OSError, ValueError, subprocess.SubprocessError) as reason:
+        return None, f"a C compiler with OpenMP; {compiler} failed: {reason}"
     number, place, truth = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     functions.multi_mse.argtypes = [
         number, number, number, truth, truth, place, place, number, place, place, place

@@ -13,7 +13,7 @@ import torch
 TILE = 1 << 17
 """Elements of a tile: half a megabyte, shared by the threads."""
 
-TILE_ON_A_GPU = 1 << 24
+TILE_ON_A_GPU = 1 << 23
 
 
 def one_pass(

@@ -34,6 +34,7 @@ def philox_words(
     words = [word.contiguous() for word in torch.broadcast_tensors(*counter)]
     out = torch.empty((4, *words[0].shape), dtype=torch.int64, device=words[0].device)
     number = words[0].numel()
-    _words[(triton.cdiv(number, BLOCK),)](*words, out, seed, number, BLOCK=BLOCK)
+    with torch.cuda.device_of(out):
+        _words[(triton.cdiv(number, BLOCK),)](*words, out, seed, number, BLOCK=BLOCK)
     a, b, c, d = out.unbind()
     return a, b, c, d

@@ -6,6 +6,8 @@ Not collected by itself: the interpreter has to be asked for before Triton is im
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ import triton.language as tl
 from latent_cases import FORMS, case, outputs
 
 from hpc_brainage.losses import adversarial_triton, latent_triton
-from hpc_brainage.losses.adversarial_logits import closed
+from hpc_brainage.losses.adversarial_logits import closed, logit_terms
 from hpc_brainage.losses.backends import using
 from hpc_brainage.losses.latent_block import latent_block, latent_reference
 from hpc_brainage.losses.latent_triton import latent_fused
@@ -198,6 +200,23 @@ def test_the_one_place_that_chooses_takes_the_kernels_if_they_are_wished_for() -
     assert "_LatentBlock" in type(made.z.grad_fn).__name__
 
 
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.Tensor] = []
+
+    def device_of(tensor: torch.Tensor) -> nullcontext[None]:
+        asked.append(tensor)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    given = case(5).to(torch.float32)
+    outputs(latent_fused, given)
+    assert len(asked) == 2, "forward and backward"
+    here, counts = given.present, [5, 5]
+    adversarial_triton.one_pass(torch.randn(2, 5), torch.randn(2, 5), here, counts)
+    philox_words(torch.zeros(4, 3, dtype=torch.int64).unbind(), 1)
+    assert len(asked) == 4
+
+
 # -- the discriminator's logits --------------------------------------------------------------------
 
 
@@ -222,3 +241,40 @@ def test_the_logits_kernel_computes_what_the_closed_form_does(
             slopes.double(), expected_slopes, rtol=2 * torch.finfo(dtype).eps, atol=1e-12
         )
         assert not slopes[:, ~torch.stack(here)].any()
+
+
+def test_of_no_scans_the_logits_make_nothing() -> None:
+    nobody = torch.zeros(2, 0, requires_grad=True)
+    with using("triton"):
+        terms = logit_terms(nobody, nobody, [torch.zeros(0, dtype=torch.bool)] * 2, [0, 0])
+        terms[0].backward()
+    assert [float(term.detach()) for term in terms] == [0, 0, 0]
+    assert nobody.grad is not None
+    assert nobody.grad.shape == (2, 0)
+
+
+def test_shares_are_of_the_whole_step_not_of_the_scans_at_hand() -> None:
+    fake, real = torch.randn(2, 2, 7, dtype=torch.float64)
+    here, counts = [torch.arange(7) < 4, torch.arange(7) > 1], [40, 17]
+    found, slopes = adversarial_triton.one_pass(fake, real, here, counts)
+    expected, expected_slopes = closed(fake, real, here, counts)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=0)
+    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("sure", [0.0, 1.0, 10.0, 20.0, 30.0, 36.0, 40.0, 700.0])
+def test_the_little_that_a_sure_discriminator_errs_keeps_all_its_digits(sure: float) -> None:
+    fake = torch.tensor([[-sure]], dtype=torch.float64)
+    (loss, _, _), _ = adversarial_triton.one_pass(fake, -fake, [torch.ones(1, dtype=torch.bool)], [1])
+    assert float(loss) == pytest.approx(2 * math.log1p(math.exp(-sure)), rel=1e-14, abs=0)
+
+
+def test_signs_that_torch_has_only_made_a_note_of_are_heeded() -> None:
+    given = case(5)
+    noted = replace(given, mu=[torch._neg_view(-one) for one in given.mu])
+    torch.testing.assert_close(outputs(latent_fused, noted)[0], outputs(latent_fused, given)[0])
+    fake, everyone = torch.randn(1, 5), [torch.ones(5, dtype=torch.bool)]
+    found, _ = adversarial_triton.one_pass(torch._neg_view(fake), torch._neg_view(fake), everyone, [5])
+    expected, _ = adversarial_triton.one_pass(-fake, -fake, everyone, [5])
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

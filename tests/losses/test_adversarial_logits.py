@@ -34,6 +34,18 @@ def test_the_closed_form_is_the_definition(modalities: int, scans: int, chance: 
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-16)
 
 
+@pytest.mark.parametrize("counts", [[9, 40], [1, 17]])
+def test_shares_are_of_the_whole_step_not_of_the_scans_at_hand(counts: list[int]) -> None:
+    fake, real, here, own = logits()
+    assert counts != own
+    expected = logit_reference(fake, real, here, counts)
+    slopes = torch.autograd.grad(expected[0], (fake, real))
+    found, found_slopes = closed(fake.detach(), real.detach(), here, counts)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(found_slopes, torch.stack(slopes), rtol=1e-13, atol=1e-16)
+
+
 def test_the_gradient_is_that_of_finite_differences() -> None:
     fake, real, here, counts = logits()
     with using("tiled"):

@@ -142,6 +142,26 @@ def test_members_in_one_pass_get_what_each_gets_alone() -> None:
         torch.testing.assert_close(joined[place], made.joined)
 
 
+@pytest.mark.parametrize("form", ["reference", "tiled"])
+@pytest.mark.parametrize(
+    ("part", "becomes", "says"),
+    [
+        ("present", torch.int64, "one bool"),
+        ("log_variance", torch.float32, "one floating type"),
+        ("mu", torch.int64, "one floating type"),
+        ("log_variance", "meta", "one device"),
+        ("present", "meta", "one device"),
+    ],
+)
+def test_types_and_devices_that_do_not_belong_together_are_refused(
+    form: str, part: str, becomes: torch.dtype | str, says: str
+) -> None:
+    given = case(5)
+    given = replace(given, **{part: [one.to(becomes) for one in getattr(given, part)]})
+    with using(form), pytest.raises(ValueError, match=says):  # type: ignore[arg-type]
+        latent_block(*(getattr(given, name) for name in given.__dataclass_fields__))
+
+
 @pytest.mark.parametrize("wrong", ["mu", "log_variance", "counts", "subsets"])
 def test_shapes_that_do_not_belong_together_are_refused(wrong: str) -> None:
     given = case(5)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpc_brainage.losses import backends, linear_mse, multi_mse_compiled
+from hpc_brainage.losses import backends, linear_mse_tiles, multi_mse_compiled
 from hpc_brainage.losses.linear_mse import linear_multi_mse
 from hpc_brainage.losses.linear_mse_gram import BEST_FIT, gram_pass
 
@@ -100,8 +100,8 @@ def test_loss_errors_and_gradients_are_those_of_the_formula(form: str, error: st
 def test_each_type_keeps_to_its_tolerance_over_several_tiles(
     form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_mse, "NARROWEST", 64)
-    monkeypatch.setattr(linear_mse, "TILE", 64)
+    monkeypatch.setattr(linear_mse_tiles, "NARROWEST", 64)
+    monkeypatch.setattr(linear_mse_tiles, "TILE", 64)
     given_ = draw(2, 6, 16, 1000, dtype)
     found = found_by(form, given_)
     assert all(gradient.dtype == dtype for gradient in found[2:])
@@ -118,6 +118,50 @@ def test_a_layer_without_bias_a_list_of_hidden_units_and_strides(form: str) -> N
     with backends.using(form):  # type: ignore[arg-type]
         loss, _ = linear_multi_mse(list(hidden), W, None, target, weights)
     torch.testing.assert_close(loss, expected[0], rtol=1e-12, atol=0)
+
+
+@everywhere
+def test_a_target_whose_columns_lie_apart(form: str) -> None:
+    hidden, W, b, target, weights = draw(2, 7, 8, 401)
+    apart = torch.full((7, 802), float("nan"))
+    apart[:, ::2] = target
+    expected = in_double(hidden, W, b, target, weights)
+    for one in (apart[:, ::2], target.t().contiguous().t()):
+        assert_close(found_by(form, [hidden, W, b, one, weights]), expected, *TOLERANCES[torch.float32])
+
+
+@everywhere
+@pytest.mark.parametrize("gram", [False, True])
+def test_signs_that_torch_has_only_made_a_note_of_are_heeded(form: str, gram: bool) -> None:
+    given_ = draw(2, 7, 8, 401)
+    expected = in_double(*[-one for one in given_[:4]], given_[4])
+    noted = [torch._neg_view(one) for one in (*given_[:4], -given_[4])]
+    assert_close(found_by(form, noted, gram=gram), expected, *TOLERANCES[torch.float32])
+
+
+@everywhere
+@pytest.mark.parametrize("gram", [False, True])
+def test_an_autocast_does_not_reach_the_layer(form: str, gram: bool) -> None:
+    given_ = draw(2, 7, 8, 401)
+    leaves = [one.clone().requires_grad_() for one in given_[:3]]
+    with torch.autocast("cpu", torch.bfloat16), backends.using(form):  # type: ignore[arg-type]
+        loss, errors = linear_multi_mse(*leaves, *given_[3:], gram=gram)
+    found = [loss.detach(), errors, *torch.autograd.grad(loss, leaves)]
+    assert_close(found, in_double(*given_), *TOLERANCES[torch.float32])
+
+
+@forms
+@pytest.mark.parametrize("gram", [False, True])
+def test_a_tracing_compiler_takes_the_reference_without_a_break(form: str, gram: bool) -> None:
+    given_ = draw(2, 7, 8, 401)
+    leaves = [one.clone().requires_grad_() for one in given_[:3]]
+    traced = torch.compile(
+        lambda *given: linear_multi_mse(*given, gram=gram)[0], fullgraph=True, backend="aot_eager"
+    )
+    with backends.using(form):  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(traced(*leaves, *given_[3:]), leaves)
+    for one, other in zip(gradients, found_by("reference", given_)[2:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 @everywhere
@@ -224,7 +268,7 @@ def test_a_moderate_fit_is_taken_from_gram_matrices_within_a_thousandth(explaine
     given_ = fitted(explained)
     assert gram_pass(*given_, (True, True)) is not None  # type: ignore[arg-type]
     found, expected = found_by("tiled", given_, gram=True), in_double(*given_)
-    assert_close(found, expected, 1e-5, 1e-3)
+    assert_close(found, expected, 1e-4, 1e-3)
 
 
 @pytest.mark.parametrize("explained", [0.97, 0.99999])
@@ -234,6 +278,37 @@ def test_a_fit_too_good_for_gram_matrices_goes_through_tiles(explained: float) -
     assert gram_pass(*given_, (True, True)) is None  # type: ignore[arg-type]
     guarded, tiled = found_by("tiled", given_, gram=True), found_by("tiled", given_)
     assert all(torch.equal(a, b) for a, b in zip(guarded, tiled, strict=True))
+
+
+@pytest.mark.parametrize(("alike", "taken"), [(1.0, True), (0.01, False), (0.001, False)])
+def test_hidden_units_that_cancel_each_other_go_through_tiles(alike: float, taken: bool) -> None:
+    """Nearly the same number in all hidden units, and weights whose sum is nearly 0."""
+    generator = torch.Generator().manual_seed(0)
+    K, B, H, width = 2, 20, 16, 3000
+    hidden = torch.randn(K, B, 1, generator=generator) + alike * torch.randn(K, B, H, generator=generator)
+    W = torch.randn(width, 1, generator=generator) * torch.randn(1, H, generator=generator)
+    W = W - W.mean(dim=1, keepdim=True) + 0.3 * alike * torch.randn(width, H, generator=generator)
+    target = torch.randn(B, width, generator=generator) * F.linear(hidden, W).std()
+    given_ = [hidden, W, torch.zeros(width), target, torch.full((K, B), 1 / (B * width))]
+    assert (gram_pass(*given_, (True, True)) is not None) == taken  # type: ignore[arg-type]
+    assert_close(found_by("tiled", given_, gram=True), in_double(*given_), 3e-4, 1e-3)
+
+
+def test_one_scan_that_fits_well_is_enough_to_go_through_tiles() -> None:
+    hidden, W, b, target, weights = draw(1, 20, 8, 3000, absent=0.0)
+    target[3] = F.linear(hidden[0, 3], W, b)
+    given_ = [hidden, W, b, target, weights]
+    assert gram_pass(*given_, (True, True)) is None  # type: ignore[arg-type]
+    weights[0, 3] = 0
+    assert gram_pass(*given_, (True, True)) is not None, "nobody counts what it fits"  # type: ignore[arg-type]
+
+
+def test_what_all_people_have_in_common_does_not_cancel() -> None:
+    """A target far from zero, and a bias that takes it away."""
+    hidden, W, b, target, weights = draw(2, 20, 8, 3000)
+    given_ = [hidden, W, b + 1000, target + 1000, weights]
+    assert gram_pass(*given_, (True, True)) is not None  # type: ignore[arg-type]
+    assert_close(found_by("tiled", given_, gram=True), in_double(*given_), 1e-5, 1e-4)
 
 
 def test_what_is_not_finite_goes_through_tiles_too() -> None:
@@ -284,7 +359,16 @@ def test_the_reconstruction_is_never_formed(form: str) -> None:
     if form == "reference":
         assert largest.elements == K * B * width
     else:
-        assert largest.elements <= linear_mse.TILE < B * width
+        assert largest.elements <= linear_mse_tiles.TILE < B * width
+
+
+@everywhere
+@pytest.mark.parametrize("place", range(5))
+def test_what_lies_on_another_device_is_refused(form: str, place: int) -> None:
+    given_ = draw(2, 3, 4, 5)
+    given_[place] = given_[place].to("meta")
+    with backends.using(form), pytest.raises(ValueError, match="one device"):  # type: ignore[arg-type]
+        linear_multi_mse(*given_)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -312,3 +396,81 @@ def test_a_second_derivative_raises(form: str) -> None:
         loss, _ = linear_multi_mse(*leaves, *given_[3:])
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(loss, leaves, create_graph=True)
+
+
+# -- members in one pass -----------------------------------------------------------------------------
+
+
+def members(M: int, *shape: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    return [torch.stack(own) for own in zip(*[draw(*shape, dtype, seed=m) for m in range(M)], strict=True)]
+
+
+def found_in_one_pass(form: str, given_: list, gram: bool = False, upstream: float = 1.0) -> list:
+    leaves = [one.clone().requires_grad_() for one in given_[:3]]
+    with backends.using(form):  # type: ignore[arg-type]
+        losses, errors = torch.func.vmap(lambda *own: linear_multi_mse(*own, gram=gram))(
+            *leaves, *given_[3:]
+        )
+    (upstream * losses).sum().backward()
+    return [losses.detach(), errors, *(leaf.grad for leaf in leaves)]
+
+
+@forms
+@pytest.mark.parametrize("gram", [False, True])
+def test_members_in_one_pass_get_to_the_bit_what_each_gets_alone(form: str, gram: bool) -> None:
+    given_ = members(3, 2, 7, 8, 1271)
+    found = found_in_one_pass(form, given_, gram)
+    for m in range(3):
+        alone = found_by(form, [one[m] for one in given_], gram=gram)
+        assert all(torch.equal(one[m], other) for one, other in zip(found, alone, strict=True))
+
+
+@forms
+def test_members_in_one_pass_get_what_the_reference_gives_them(form: str) -> None:
+    given_ = members(3, 2, 7, 8, 1271)
+    found = found_in_one_pass(form, given_, upstream=-2.5)
+    expected = found_in_one_pass("reference", given_, upstream=-2.5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+@forms
+def test_members_may_share_a_target_and_lie_along_any_axis(form: str) -> None:
+    hidden, W, b, target, weights = members(3, 2, 7, 8, 401)
+    together = torch.func.vmap(linear_multi_mse, in_dims=(2, 1, None, None, 0))
+    with backends.using(form):  # type: ignore[arg-type]
+        losses, errors = together(hidden.movedim(0, 2), W.movedim(0, 1), b[0], target[0], weights)
+    for m in range(3):
+        alone = found_by(form, [hidden[m], W[m], b[0], target[0], weights[m]])
+        assert torch.equal(losses[m], alone[0])
+        assert torch.equal(errors[m], alone[1])
+
+
+def test_members_in_one_pass_are_fused_where_one_is_large_enough() -> None:
+    like, seen = torch.ones(2, 3), []
+
+    def asked(one: torch.Tensor, elements: int) -> torch.Tensor:
+        seen.append(backends.choose_of_members(one, elements))
+        return one
+
+    with backends.using("auto"):
+        torch.func.vmap(lambda one: asked(one, backends.WORTH_TILES - 1))(like)
+        torch.func.vmap(lambda one: asked(one, backends.WORTH_TILES))(like)
+        torch.func.vmap(torch.func.vmap(lambda one: asked(one, backends.WORTH_TILES)))(like)
+        torch.func.grad(lambda one: asked(one, backends.WORTH_TILES).sum())(like)
+    assert seen == [("reference", False), ("tiled", True), ("reference", False), ("reference", False)]
+
+
+@forms
+def test_members_of_frozen_layers_and_negative_weights(form: str) -> None:
+    given_ = members(2, 2, 7, 8, 401)
+    leaf = given_[0].clone().requires_grad_()
+    with backends.using(form):  # type: ignore[arg-type]
+        losses, _ = torch.func.vmap(linear_multi_mse)(leaf, *given_[1:])
+        losses.sum().backward()
+        assert torch.equal(leaf.grad, found_in_one_pass(form, given_)[2])
+        with torch.no_grad():
+            assert not torch.func.vmap(linear_multi_mse)(leaf, *given_[1:])[0].requires_grad
+        given_[4][1, 0, 2] = -1.0
+        with pytest.raises(ValueError, match="negative"):
+            torch.func.vmap(linear_multi_mse)(*given_)

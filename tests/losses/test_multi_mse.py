@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import importlib.util
 import itertools
-import logging
 import mmap
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hpc_brainage.errors import EnvironmentLacks, UsageError
 from hpc_brainage.losses import backends, gradient_memory, multi_mse_compiled
-from hpc_brainage.losses.gradient_memory import free_gradient_memory, gradient_like
 from hpc_brainage.losses.multi_mse import masked_multi_mse
 
 TILED = pytest.param("tiled")
@@ -321,8 +314,22 @@ def test_whoever_needs_an_overwritten_reconstruction_finds_out(form: str) -> Non
         loss, _ = masked_multi_mse(rebuilt, target, weights, overwrite=True)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
-        with pytest.raises(ValueError, match="leaf"):
-            masked_multi_mse(recons.requires_grad_(), target, weights, overwrite=True)
+
+
+@everywhere
+def test_nobody_s_parameter_input_or_constant_is_overwritten(form: str) -> None:
+    recons, target, weights = draw(2, 7, 41)
+    parameter = recons.clone().requires_grad_()
+    rebuilt, constant = recons[0].clone().requires_grad_() + 0, recons[1].clone()
+    views = [parameter.view_as(parameter), parameter.unbind(0), [rebuilt, constant], [rebuilt, constant[:]]]
+    with backends.using(form):  # type: ignore[arg-type]
+        for slabs in (parameter, *views):
+            with pytest.raises(ValueError, match="leaf"):
+                masked_multi_mse(slabs, target, weights, overwrite=True)
+        with torch.no_grad():  # then nothing is written
+            masked_multi_mse(parameter, target, weights, overwrite=True)
+    assert torch.equal(parameter, recons)
+    assert torch.equal(constant, recons[1])
 
 
 def test_what_lies_in_the_same_memory_is_not_overwritten() -> None:
@@ -346,64 +353,6 @@ def test_negative_weights_are_refused(form: str) -> None:
         masked_multi_mse(recons, target, weights)
 
 
-def test_large_gradients_use_memory_again_and_never_that_of_a_living_one() -> None:
-    free_gradient_memory()
-    like = torch.empty(gradient_memory.SMALLEST // 4 + 3)
-    first, second = gradient_like(like), gradient_like(like)
-    assert first.data_ptr() != second.data_ptr()
-    place, view = first.data_ptr(), first[5:].view(torch.int32)
-    del first
-    gc.collect()
-    third = gradient_like(like)
-    assert third.data_ptr() != place, "a view keeps the memory"
-    del view
-    assert gradient_like(like).data_ptr() == place
-    kept = gradient_memory.kept_bytes()
-    assert kept == 3 * 4 * like.numel()
-    free_gradient_memory()
-    second.fill_(1)
-    third.fill_(2)
-    assert bool((second == 1).all()), "memory that is lent out outlives the list of it"
-    assert gradient_like(torch.empty(10)).numel() == 10
-    assert gradient_memory.kept_bytes() == 0, "small ones are the allocator's business"
-
-
-@pytest.mark.parametrize("uncounted", [-1, 0, 1, 2])
-def test_memory_is_lent_once_however_python_counts_references(
-    uncounted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    count = sys.getrefcount
-    monkeypatch.setattr(sys, "getrefcount", lambda thing: count(thing) - uncounted)
-    spec = importlib.util.spec_from_file_location("another_gradient_memory", gradient_memory.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    memory = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(memory)
-    like = torch.empty(memory.SMALLEST)
-    first, second = memory.gradient_like(like), memory.gradient_like(like)
-    assert first.data_ptr() != second.data_ptr()
-    place = first.data_ptr()
-    del first
-    assert memory.gradient_like(like).data_ptr() == place
-
-
-def test_memory_of_a_size_that_is_not_asked_for_any_more_is_given_up_for_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free_gradient_memory()
-    monkeypatch.setattr(gradient_memory, "MOST", 10 * gradient_memory.SMALLEST)
-    monkeypatch.setattr(gradient_memory, "_FORGOTTEN", 3)
-    old, new = (torch.empty(n * gradient_memory.SMALLEST // 4) for n in (8, 4))
-    used = gradient_like(old).fill_(1)
-    for _ in range(3):
-        gradient_like(new)
-        assert gradient_memory.kept_bytes() == 4 * old.numel(), "it may be asked for in the next step"
-    gradient_like(new)
-    assert gradient_memory.kept_bytes() == 4 * new.numel()
-    assert bool((used == 1).all()), "what is lent out outlives it"
-    free_gradient_memory()
-
-
 @forms
 def test_the_gradients_of_two_graphs_that_live_at_once_do_not_mix(form: str) -> None:
     F = gradient_memory.SMALLEST // 8
@@ -419,7 +368,7 @@ def test_the_gradients_of_two_graphs_that_live_at_once_do_not_mix(form: str) -> 
         torch.testing.assert_close(leaf.grad, 2 * weights[..., None] * (recons - target).detach())
 
 
-# -- what is refused, and who chooses ----------------------------------------------------------------
+# -- what is refused, and what only plain torch can do ----------------------------------------------
 
 
 def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
@@ -443,64 +392,49 @@ def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
         masked_multi_mse(recons, target, weights, "cubed")  # type: ignore[arg-type]
 
 
-def test_the_choice_follows_size_type_environment_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(backends.VARIABLE, raising=False)
-    here = torch.empty(1)
-    small, large = backends.WORTH_TILES - 1, backends.WORTH_COMPILING
-    assert backends.choose(here, small) == "reference"
-    assert backends.choose(here, backends.WORTH_TILES) == "tiled"
-    assert backends.choose(here.double(), large) == "tiled"
-    monkeypatch.setenv(backends.VARIABLE, "reference")
-    assert backends.choose(here, large) == "reference"
-    with backends.using("tiled"):
-        assert backends.choose(here, small) == "tiled"
-        assert backends.choose(here.to("meta"), large) == "reference"
-        assert torch.func.vmap(lambda one: one * (backends.choose(one, large) == "reference"))(
-            torch.ones(3)
-        ).all()
-    assert backends.choose(here, large) == "reference"
-    monkeypatch.setenv(backends.VARIABLE, "tilde")
-    with pytest.raises(UsageError, match="did you mean 'tiled'"):
-        backends.choose(here, large)
-    monkeypatch.setenv(backends.VARIABLE, "triton")
-    with pytest.raises(EnvironmentLacks, match="'triton'"):
-        backends.choose(here, large)
+@everywhere
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_lies_on_another_device_is_refused(form: str, place: int) -> None:
+    """In C its address would be nobody's memory."""
+    given_ = list(draw(2, 3, 5))
+    given_[place] = given_[place].to("meta")
+    with backends.using(form), pytest.raises(ValueError, match="one device"):  # type: ignore[arg-type]
+        masked_multi_mse(*given_)
 
 
-def test_without_a_compiler_tiles_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = backends.WORTH_COMPILING
-    for compiler, says in (("", "a C compiler"), ("false", "false says")):
-        monkeypatch.setenv("CC", compiler)
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-        multi_mse_compiled._compiled.cache_clear()
-        try:
-            with backends.using("auto"):
-                assert backends.choose(torch.empty(1), large) == "tiled"
-            with backends.using("compiled"):
-                with pytest.raises(EnvironmentLacks, match=says):
-                    backends.choose(torch.empty(1), large)
-                assert backends.choose(torch.empty(1).double(), large) == "tiled"
-        finally:
-            multi_mse_compiled._compiled.cache_clear()
+@everywhere
+def test_signs_that_torch_has_only_made_a_note_of_are_heeded(form: str) -> None:
+    recons, target, weights = draw(2, 7, 41)
+    noted = [torch._neg_view(recons), torch._neg_view(target), torch._neg_view(-weights)]
+    expected = in_double(-recons, -target, weights, "squared")
+    assert_close(found_by(form, *noted), expected, torch.float32)
+    leaf = recons.clone().requires_grad_()
+    with backends.using(form):  # type: ignore[arg-type]
+        loss, _ = masked_multi_mse(torch._neg_view(leaf + 0), *noted[1:], overwrite=True)
+        loss.backward()
+    torch.testing.assert_close(leaf.grad.double(), -expected[2], rtol=1e-6, atol=1e-6)
 
 
-def test_what_was_chosen_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    backends._tell.cache_clear()
-    with caplog.at_level(logging.INFO, logger="hpc_brainage.losses.backends"), backends.using("tiled"):
-        for _ in range(3):
-            backends.choose(torch.empty(1), 10)
-    assert [record.message for record in caplog.records] == ["losses on cpu: tiled, wished for: tiled"]
-
-
-def test_torch_alone_is_enough_to_import_it() -> None:
-    code = (
-        "import sys; import hpc_brainage.losses.linear_mse as m; "
-        "print(sorted(set(sys.modules) & {'pydantic', 'deepspeed', 'zarr', 'pandas', 'sklearn', 'dask'}))"
+@forms
+def test_a_tracing_compiler_takes_the_reference_without_a_break(form: str) -> None:
+    recons, target, weights = draw(2, 7, 401)
+    leaf = recons.requires_grad_()
+    traced = torch.compile(
+        lambda r, x, w: masked_multi_mse(r * 1.0, x, w, overwrite=True)[0],
+        fullgraph=True,
+        backend="aot_eager",
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    with backends.using(form):  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(traced(leaf, target, weights), leaf)
+    assert torch.equal(gradient, found_by("reference", recons, target, weights)[2])
+
+
+def test_a_tensor_that_only_pretends_to_be_there_takes_the_reference() -> None:
+    with FakeTensorMode(), backends.using("tiled"):
+        recons, target, weights = draw(2, 7, 41)
+        loss, errors = masked_multi_mse(recons.requires_grad_(), target, weights)
+    assert loss.shape == ()
+    assert errors.shape == (2, 7)
 
 
 def test_forms_agree_with_each_other_on_a_wide_target() -> None:

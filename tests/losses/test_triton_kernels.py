@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -141,6 +142,60 @@ def who_needs_an_overwritten_reconstruction_finds_out() -> None:
             loss.backward()
 
 
+def no_scans_and_no_features() -> None:
+    for shape in ((2, 0, 5), (2, 5, 0), (2, 0, 3000)):
+        found, expected = both(torch.zeros(shape), torch.zeros(shape[1:]), torch.ones(shape[:2]))
+        assert float(found[0]) == float(expected[0]) == 0
+        assert found[2].shape == shape
+
+
+def signs_that_torch_has_only_made_a_note_of() -> None:
+    for columns in (40, 3000):
+        recons, target, weights = draw(2, 3, columns)
+        noted = [torch._neg_view(one) for one in (recons, target, -weights)]
+        found = both(noted[0], noted[1], noted[2])[0]
+        assert_close(found, both(-recons, -target, weights)[1], torch.float32)
+
+
+def dense_rows_and_rows_apart_give_the_same_gradient() -> None:
+    """Tiles that are cut without regard to scans, and tiles of one scan."""
+    flat = multi_mse_triton.FLAT
+    for error in ("squared", "absolute"):
+        for K, B, F in [
+            (1, 1, flat),
+            (2, 5, flat),
+            (2, 3, flat + 1),
+            (5, 4, 2 * flat - 1),
+            (2, 4, 3 * flat + 7),
+        ]:
+            recons, target, weights = draw(K, B, F)
+            (loss, errors, gradient), expected = both(recons, target, weights, error)
+            assert_close([loss, errors, gradient], expected, torch.float32)
+            apart = torch.zeros(B, F + 3)
+            apart[:, :F] = target
+            rows, _ = both(recons, apart[:, :F], weights, error)
+            assert torch.equal(rows[2], gradient)
+            torch.testing.assert_close(rows[1], errors, rtol=1e-6, atol=0)
+            recons[weights == 0] = float("nan")
+            poisoned, _ = both(recons, target, weights, error)
+            for one, other in zip(poisoned, (loss, errors, gradient), strict=True):
+                assert torch.equal(one, other)
+            with torch.no_grad(), backends.using("triton"):
+                assert torch.equal(masked_multi_mse(recons, target, weights, error)[0], loss)  # type: ignore[arg-type]
+    rounded = draw(3, 4, flat + 5, torch.bfloat16)
+    assert_close(*both(*rounded), torch.bfloat16)
+
+
+def the_device_of_the_tensors_is_the_one_that_is_launched_on() -> None:
+    """`latent_triton` and its like are asked in `small_kernels_interpreted.py`."""
+    recons, target, weights = draw(2, 3, 41)
+    with mock.patch.object(torch.cuda, "device_of", wraps=torch.cuda.device_of) as guard:
+        both(recons, target, weights)
+        assert guard.call_count == 1
+        multi_mse_triton.scale_unless_one(recons, torch.tensor(2.0))
+        assert guard.call_count == 2
+
+
 def more_elements_than_32_bits_can_count() -> None:
     apart = 2**30 + 8
     promised = mmap.mmap(-1, 4 * (2 * apart + 16), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -180,7 +235,10 @@ def the_fused_layer() -> None:
 CASES: list[Callable[[], None]] = [
     odd_shapes, more_reconstructions_than_a_kernel_takes, each_type, strides, absent_scans,
     nan_in_a_scan_that_counts, the_same_bits, overwriting_and_no_gradient,
-    more_elements_than_32_bits_can_count, scaling_by_what_is_known_on_the_device_only, the_fused_layer,
+    who_needs_an_overwritten_reconstruction_finds_out, no_scans_and_no_features,
+    signs_that_torch_has_only_made_a_note_of, dense_rows_and_rows_apart_give_the_same_gradient,
+    the_device_of_the_tensors_is_the_one_that_is_launched_on, more_elements_than_32_bits_can_count,
+    scaling_by_what_is_known_on_the_device_only, the_fused_layer,
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.errors import BrainAgeError, TrainingError, UsageError
 from hpc_brainage.evaluation.evidence import complete
+from hpc_brainage.losses.gradient_memory import SMALLEST, gradient_like, kept_bytes
 from hpc_brainage.model.bundle import load_bundle
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training import stacked
@@ -64,6 +65,13 @@ def test_the_model_beats_the_mean_and_the_evidence_says_so(finished: FinishedRun
     assert "not a diagnostic device" in (finished.folder.model / "MODEL_CARD.md").read_text().lower()
     assert (finished.folder.path.parent / "latest").resolve() == finished.folder.path.resolve()
     assert finished.folder.is_finished
+
+
+def test_no_memory_of_gradients_outlives_the_training(store: Path, tmp_path: Path) -> None:
+    one = gradient_like(torch.empty(SMALLEST))
+    assert kept_bytes() >= one.numel()
+    train(tmp_path / "run", store, quick("training.epochs=1"))
+    assert kept_bytes() == 0
 
 
 def test_every_person_is_held_out_once_by_a_member_that_never_saw_them(finished: FinishedRun) -> None:

@@ -13,6 +13,7 @@ from planted import planted_store
 
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import TrainingError
+from hpc_brainage.losses import backends, linear_mse_members, multi_mse_compiled
 from hpc_brainage.model.member import Member
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training import stacked
@@ -29,6 +30,8 @@ QUICK = (
 
 # Of 120 people: other numbers of them, of steps and of scans in the last step.
 PARTS = (range(100), range(20, 120), range(3, 99), range(0, 120, 2), range(118))
+
+FUSED = ["tiled"] if multi_mse_compiled.lacks() else ["tiled", "compiled"]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,33 @@ def test_members_end_as_they_would_alone(store: Path, more: tuple[str, ...]) -> 
             assert set(theirs) <= set(mine)
             for term in set(theirs) - {"seconds", "discriminator_accuracy"}:
                 assert mine[term] == pytest.approx(theirs[term], rel=1e-3, abs=1e-5), term
+
+
+@pytest.mark.parametrize("form", FUSED)
+def test_members_with_fused_losses_end_as_they_would_alone_without(
+    store: Path, form: backends.Wish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    fused = linear_mse_members.layer_pass
+    monkeypatch.setattr(
+        linear_mse_members, "layer_pass", lambda *given: passes.append(given[0]) or fused(*given)
+    )
+    config = settings("model.sex=concat+decoder", "loss.translation=0.7")
+    data = load_training_data(Store.open(store), config)
+    processes = join_processes("cpu")
+    with backends.using(form):
+        together, records = trained_together(data, config)
+    assert set(passes) == {form}
+    for task, member in zip(tasks_of(data), together, strict=True):
+        with backends.using("reference"):
+            alone = train_member(data, task, config, processes, quiet)[0]
+        assert_same_member(member, alone)
+    passes.clear()
+    with backends.using("reference"):
+        expected = trained_together(data, config)[1]
+    assert not passes
+    for mine, theirs in zip(records, expected, strict=True):
+        assert mine["reconstruction"] == pytest.approx(theirs["reconstruction"], rel=1e-4)
 
 
 def test_what_is_beside_a_member_does_not_matter(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
