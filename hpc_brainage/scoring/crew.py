@@ -50,7 +50,6 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    "logging.distributed": "critical",  # what fails in a task is said by its future
 }
 
 
@@ -109,6 +108,7 @@ def hired(fleet: Fleet, tasks: int, logs: Path) -> Iterator[Crew]:
 
     with ExitStack() as held:
         held.enter_context(dask.config.set(SETTINGS))
+        held.enter_context(_in_our_words())
         if fleet.scheduler is not None:
             yield held.enter_context(_existing(fleet.scheduler))
         elif fleet.resources is not None:
@@ -117,6 +117,20 @@ def hired(fleet: Fleet, tasks: int, logs: Path) -> Iterator[Crew]:
             yield held.enter_context(slurm_crew(fleet, fleet.resources, tasks, logs))
         else:
             yield held.enter_context(_local(fleet, tasks))
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Keep Dask's and Tornado's logs from the screen: what fails is said by the task's future, or by us."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def dashboard_options(address: str) -> dict[str, Any]:

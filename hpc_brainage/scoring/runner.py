@@ -105,9 +105,7 @@ def score_store(
         parts = _whole_shards(store, matches)
         kept = folder.done(parts)
         open_parts = [
-            part
-            for part in parts
-            if chosen[part.start : part.stop].any() and not _covers(kept, part)
+            part for part in parts if chosen[part.start : part.stop].any() and not _covers(kept, part)
         ]
         account = _Account(int(chosen.sum()), kept, progress)
         made: list[PartRecord] = []

@@ -8,6 +8,7 @@ command alone: SLURM does not queue it again.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import shlex
@@ -63,6 +64,7 @@ def slurm_crew(fleet: Fleet, resources: Resources, tasks: int, logs: Path) -> It
             _cluster_kind(refused)(
                 **_job(settings, gpus, resources, logs),
                 interface=asked.interface,
+                silence_logs=logging.CRITICAL,
                 security=Security.temporary(),
                 shared_temp_directory=str(logs.absolute()),
                 scheduler_options={
@@ -125,12 +127,12 @@ class SlurmJobs:
     def _replace_lost(self) -> None:
         there = {str(worker["name"]) for worker in self._cluster.scheduler_info["workers"].values()}
         numbers = {
-            name: str(job.job_id)
+            name: job.job_id
             for name, job in dict(self._cluster.workers).items()
-            if job.job_id and not any(_belongs(worker, str(name)) for worker in there)
+            if not any(_belongs(worker, str(name)) for worker in there)
         }
-        states = job_states(list(numbers.values()))
-        over = [name for name, number in numbers.items() if states[number].is_over]
+        states = job_states([str(number) for number in numbers.values() if number])
+        over = [name for name, number in numbers.items() if not number or states[str(number)].is_over]
         gone = [name for name in dict(self._cluster.worker_spec) if name not in self._cluster.workers]
         self._lost += len(over) + len(gone)
         self._cluster.loop.add_callback(self._forget, [*over, *gone])
@@ -233,14 +235,15 @@ def _cluster_kind(refused: list[str]) -> Any:
     """dask-jobqueue's cluster; it notes refusals, quotes paths, and closes its files in time."""
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
+    from distributed.core import Status
 
     class Job(SLURMJob):
-        async def _submit_job(self, script_filename: str) -> Any:
+        async def start(self) -> None:
             try:
-                return await super()._submit_job(script_filename)
+                await super().start()
             except RuntimeError as problem:
                 refused.append(str(problem))
-                raise
+                self.status = Status.running  # without a number: it is looked after like one that was lost
 
     class Cluster(SLURMCluster):
         job_cls = Job
