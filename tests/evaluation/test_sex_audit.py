@@ -26,7 +26,9 @@ def say(member: Member, female: float, male: float, unknown: float) -> None:
         age = x["smri"][:, 0].double()
         more = torch.tensor([female, male, unknown], dtype=torch.float64)
         other = torch.where(sex < 0, torch.nan, age + more[1 - sex.clamp(min=0)])
-        return Prediction(age + more[sex], {}, other, dict(present), {})
+        return Prediction(
+            age + more[sex], {}, other, torch.full_like(age, torch.nan), {}, dict(present), {}
+        )
 
     member.predict = predict  # type: ignore[method-assign]
 
