@@ -64,6 +64,7 @@ def with_uncertainty(table: pd.DataFrame, noise: float = 4.0) -> pd.DataFrame:
         pi90_hi=table["brain_age"] + shift + 1.645 * noise,
         bag_z=z,
         bag_centile=100 * norm.cdf(z),
+        p_accelerated=norm.sf(z),
         mahalanobis=1.0,
     )
 

@@ -11,6 +11,8 @@ import typer
 from hpc_brainage.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hpc_brainage.scoring.runner import ScoringReport
 
 _SHARED = "Sharing the work"
@@ -18,6 +20,7 @@ _GAPS = "What becomes of the gap"
 _INSIDE = "Looking into the model"
 _ROWS_SHOWN = 5
 _FEATURES_SHOWN = 3
+_FEWEST_TO_JUDGE = 20  # scans with ages: of fewer, no error or coverage is told
 _BARELY = "model_barely_follows_age"
 _NO_BETTER = "model_no_better_than_mean"
 _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "flags")
@@ -244,12 +247,33 @@ def _show(report: ScoringReport) -> None:
             f"WARNING: on held-out people this model is no better than a constant age ({_NO_BETTER}); do"
             " not use its brain ages"
         )
-    if (held := about["interval_coverage"]) is not None:
-        say(f"90 % intervals hold the age of {held:.1%} of these scans")
+    _show_accuracy(report.table, about["interval_coverage"])
     if "contributions" in report.paths:
         _show_contributions(report.paths["contributions"])
     for kind, path in report.paths.items():
         say(f"{kind:<8} {path}")
+
+
+def _show_accuracy(table: pd.DataFrame, held: float | None) -> None:
+    """The errors beside those of the cohort's own mean age, and how many ages the intervals hold."""
+    from hpc_brainage.cli.screen import say
+
+    known = table.loc[table["status"] == "scored", ["age", "brain_age", "pi90_lo", "pi90_hi"]].astype(float)
+    known = known[known["age"].notna() & known["brain_age"].notna()]
+    if len(known) >= _FEWEST_TO_JUDGE:
+        own = float((known["brain_age"] - known["age"]).abs().mean())
+        by_mean = float((known["age"] - known["age"].mean()).abs().mean())
+        said = (
+            f"mean absolute error {own:.2f} y; if everybody got the mean age of these"
+            f" {len(known)} scans: {by_mean:.2f} y"
+        )
+        if own < by_mean:
+            say(said)
+        else:
+            say(f"WARNING: {said}. Here the brain ages say no more of age than that mean: their gaps are"
+                " little more than the model's error")  # fmt: skip
+    if held is not None and known["pi90_lo"].notna().sum() >= _FEWEST_TO_JUDGE:
+        say(f"90 % intervals hold the age of {held:.1%} of these scans")
 
 
 def _show_contributions(path: Path) -> None:

@@ -18,6 +18,7 @@ from hpc_brainage.model.fingerprint import take_fingerprints
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.training_range import TrainingRange
 from hpc_brainage.scans import select_scans
+from hpc_brainage.scoring.age_support import count_ages
 from hpc_brainage.scoring.interpretation import available
 from hpc_brainage.scoring.members import ask_members
 from hpc_brainage.scoring.normative import fit_norms, uniformity
@@ -64,7 +65,7 @@ def training_range(
             highest.append(np.fmax.reduce(others, axis=0, initial=-np.inf))
         found.lowest[role] = torch.from_numpy(np.stack(lowest).astype(np.float32))
         found.highest[role] = torch.from_numpy(np.stack(highest).astype(np.float32))
-        prints = take_fingerprints(x[here], fold[here], info.salt)
+        prints = take_fingerprints(x[here], info.features[role], fold[here], info.salt)
         if prints is not None:
             found.fingerprints[role] = prints
     clouds: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {role: [] for role in data.inputs}
@@ -132,6 +133,7 @@ def calibrate(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> Calibrati
     return Calibration(
         controls=info.config.training.controls,
         n=int((controls & predicted).sum()),
+        ages=count_ages(_each_person_once_a_year(data)),
         groups=groups,
         coverage=coverage,
         uniformity=uniform,
@@ -155,6 +157,14 @@ def _ask(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> dict[str, np.n
         sex = torch.from_numpy(data.sex[rows]).to(device)
         parts.append(ask_members(bundle, x, present, sex, fold[rows]))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _each_person_once_a_year(data: TrainingData) -> np.ndarray:
+    """Ages at the scans, years, without further scans of a person in the same year of life."""
+    age = data.scans["age"].astype(float)
+    who = data.scans[["participant_id"]].assign(year=np.floor(age))
+    once: np.ndarray = age[~who.duplicated()].to_numpy()
+    return once
 
 
 def _blocks(data: TrainingData) -> Iterator[np.ndarray]:

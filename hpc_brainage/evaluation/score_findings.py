@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpc_brainage.evaluation import usability as use
 from hpc_brainage.evaluation.scored_accuracy import accuracy, beside, calibration, clusters, gap_against_age
-from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, uniformity, wilson
+from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, parts, skewness, uniformity, wilson
 from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.flags import FLAGS
@@ -50,7 +50,8 @@ class Findings:
         `coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`, `examples`; one that
         there is nothing to say in is empty.
     notes : by the name of a table, what has to be said beside it.
-    numbers : `site_share` of the gap's variance, `centile_distance` (Kolmogorov-Smirnov); None if unknown.
+    numbers : `site_share` of the gap's variance; `centile_distance` with `centile_p` (Kolmogorov-Smirnov)
+        of those judged; None if unknown.
     """
 
     verdict: str
@@ -89,7 +90,8 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     who, judged = list(groups.items())[-1]
     if len(judged) < use.FEWEST_TO_JUDGE:
         who, judged = _EVERYONE, known
-    checks = use.usability(table, judged, who, about)
+    held = coverage(groups | parts(judged, who)) if "pi90_lo" in known else pd.DataFrame()
+    checks = use.usability(table, judged, who, about, held)
 
     training = about.get("model", {}).get("training") or {}
     tables = {
@@ -105,6 +107,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         "beside": beside(judged),
         "gap_age": gap_against_age(judged),
         "strangeness": _strangeness(scored),
+        "coverage": held,
         "own_coverage": _own_coverage(about.get("model", {}).get("calibration") or {}),
         "own_uniformity": _own_uniformity(about.get("model", {}).get("calibration") or {}),
         "flags": _flags(scored),
@@ -112,7 +115,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         "examples": _examples(table),
     }
     notes: dict[str, tuple[str, ...]] = {}
-    numbers: dict[str, float | None] = {"site_share": None, "centile_distance": None}
+    numbers: dict[str, float | None] = dict.fromkeys(("site_share", "centile_distance", "centile_p"))
     if len(known):
         tables["sex"] = described(known, known["sex"])
         tables["sex_differences"], notes["sex_differences"] = compared(
@@ -122,11 +125,16 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     if len(own) and reference is not None:
         tables["group"] = described(known, own)
         tables["group_differences"], notes["group_differences"] = compared(known, own, reference)
-    if "pi90_lo" in known:
-        tables["coverage"] = coverage(_parts(groups, judged, who))
     if "bag_centile" in judged:
         centiles = judged["bag_centile"].to_numpy(dtype=float)
-        tables["centiles"], numbers["centile_distance"] = uniformity(centiles)
+        tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = uniformity(centiles)
+    if "bag_z" in judged:
+        skewed = skewness(judged["bag_z"].to_numpy(dtype=float))
+        if skewed is not None and abs(skewed) > use.MOST_SKEWED:
+            notes["centiles"] = (
+                f"z is not normal here (skewness {skewed:+.1f}, {who}): a z of 2 is not a gap that one"
+                " person in forty exceeds. Read the centile or p beside it.",
+            )
     drawn = clusters(judged)[1] if len(judged) >= FEWEST else ""
     return Findings(use.overall(checks), column, reference, tuple(own), who, drawn, tables, notes, numbers)
 
@@ -152,21 +160,6 @@ def _references(own: pd.Series) -> tuple[str | None, str | None]:
         return None, None
     control = control_group(list(sizes.index))
     return control or str(sizes.index[0]), control
-
-
-def _parts(groups: dict[str, pd.DataFrame], judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
-    """Everybody, and those who are judged by sex, third of age and site."""
-    parts = dict(groups)
-    for sex in ("F", "M"):
-        parts[f"{who}: {sex}"] = judged[judged["sex"] == sex]
-    if len(judged) >= 3 * FEWEST:
-        low, high = np.quantile(judged["age"], [1 / 3, 2 / 3])
-        parts[f"{who}: below {low:.0f} years"] = judged[judged["age"] < low]
-        parts[f"{who}: {low:.0f} to {high:.0f} years"] = judged[judged["age"].between(low, high)]
-        parts[f"{who}: above {high:.0f} years"] = judged[judged["age"] > high]
-    for site in sorted(set(judged["site"])):
-        parts[f"site {site or 'not known'}"] = judged[judged["site"] == site]
-    return parts
 
 
 def _flow(table: pd.DataFrame, scored: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,31 @@ NOMINAL = 0.9
 """Share of people whose age `pi90_lo` to `pi90_hi` should hold, if they are like the training people."""
 FEWEST = 20
 BINS = 10
+ENDS_FROM = 80
+"""Judged scans from which on the twenty youngest and the twenty oldest are looked at by themselves."""
+
+
+def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
+    """Those whose predictions are held against their age: all, by sex, third of age, end of age, and site.
+
+    The ends are single, because the training had the fewest people there, and a third hides them.
+    """
+    own = {who: judged}
+    for sex in ("F", "M"):
+        own[f"{who}: {sex}"] = judged[judged["sex"] == sex]
+    if len(judged) >= 3 * FEWEST:
+        low, high = np.quantile(judged["age"], [1 / 3, 2 / 3])
+        own[f"{who}: below {low:.0f} years"] = judged[judged["age"] < low]
+        own[f"{who}: {low:.0f} to {high:.0f} years"] = judged[judged["age"].between(low, high)]
+        own[f"{who}: above {high:.0f} years"] = judged[judged["age"] > high]
+    if len(judged) >= ENDS_FROM:
+        by_age = judged.sort_values("age", kind="stable")
+        for end, scans in (("youngest", by_age.head(FEWEST)), ("oldest", by_age.tail(FEWEST))):
+            ages = f"{scans['age'].min():.0f} to {scans['age'].max():.0f} years"
+            own[f"{who}: the {FEWEST} {end}, {ages}"] = scans
+    for site in sorted(set(judged["site"])):
+        own[f"site {site or 'not known'}"] = judged[judged["site"] == site]
+    return own
 
 
 def coverage(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -49,7 +74,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
 
 
-def uniformity(centile: np.ndarray) -> tuple[pd.DataFrame, float | None]:
+def uniformity(centile: np.ndarray) -> tuple[pd.DataFrame, float | None, float | None]:
     """How centiles of the gap are spread: evenly, if the people scored are like the training controls.
 
     Parameters
@@ -59,15 +84,33 @@ def uniformity(centile: np.ndarray) -> tuple[pd.DataFrame, float | None]:
     Returns
     -------
     Columns `from`, `to` (centiles), `n`, `expected`; and the largest distance between the centiles'
-    distribution and the even one (Kolmogorov-Smirnov, 0 to 1). No rows and None for fewer than twenty.
+    distribution and the even one (Kolmogorov-Smirnov, 0 to 1) with the probability that chance alone makes
+    it as large. No rows and None for fewer than twenty.
     """
     known = np.sort(centile[np.isfinite(centile)]) / 100
     if len(known) < FEWEST:
-        return pd.DataFrame(), None
+        return pd.DataFrame(), None, None
     counts, edges = np.histogram(known, bins=BINS, range=(0, 1))
     table = pd.DataFrame(
         {"from": 100 * edges[:-1], "to": 100 * edges[1:], "n": counts, "expected": len(known) / BINS}
     )
-    step = np.arange(1, len(known) + 1) / len(known)
-    distance = max(float((step - known).max()), float((known - step + 1 / len(known)).max()))
-    return table, distance
+    distance, p = from_even(known)
+    return table, distance, p
+
+
+def from_even(share: np.ndarray) -> tuple[float, float]:
+    """The largest distance of values of 0 to 1 from an even spread, and its p (Kolmogorov-Smirnov)."""
+    from scipy.stats import kstwo
+
+    own = np.sort(share)
+    step = np.arange(1, len(own) + 1) / len(own)
+    distance = max(float((step - own).max()), float((own - step + 1 / len(own)).max()))
+    return distance, float(kstwo.sf(distance, len(own)))
+
+
+def skewness(values: np.ndarray) -> float | None:
+    """Third moment over the SD cubed, 0 for normal values; None for fewer than twenty, or all the same."""
+    known = values[np.isfinite(values)]
+    if len(known) < FEWEST or not known.std() > 0:
+        return None
+    return float((((known - known.mean()) / known.std()) ** 3).mean())

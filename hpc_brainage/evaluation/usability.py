@@ -20,7 +20,8 @@ from hpc_brainage.evaluation.scored_accuracy import (
     gap_against_age,
     straight_line,
 )
-from hpc_brainage.evaluation.scored_coverage import NOMINAL, coverage
+from hpc_brainage.evaluation.scored_coverage import FEWEST, NOMINAL, from_even, skewness, wilson
+from hpc_brainage.modality import ROLES
 from hpc_brainage.scoring.flags import FLAGS
 
 YES, CARE, NO, OPEN = "yes", "care", "no", "open"
@@ -34,6 +35,19 @@ LARGEST_SHIFT = 0.5
 MOST_OUTSIDE = 0.05
 MOST_STRANGE = 0.1
 NARROW_AGES = 5.0
+BY_CHANCE = 0.05
+"""Share of groups whose 95 % interval excludes the truth by chance."""
+EARLY = 0.05
+"""Share of people like the training controls whose `p_accelerated` is below this very number."""
+UNEVEN = 0.01
+"""Below this p of Kolmogorov and Smirnov the values of `p_accelerated` are uneven beyond chance."""
+LEAST_DISTANCE = 0.05
+"""Kolmogorov and Smirnov's, which matters: in a large cohort any distance is beyond chance."""
+EARLY_OFF = 0.02
+COVERAGE_OFF = 0.05
+MOST_SKEWED = 1.0
+MOST_IMPUTED = 0.05
+FAR_TOO_MANY_IMPUTED = 0.25
 STRANGE = frozenset(
     ("codes_far_from_training", "reconstruction_poor_smri", "reconstruction_poor_fmri",
      "features_out_of_range_smri", "features_out_of_range_fmri", "implausible_age")
@@ -53,7 +67,7 @@ def overall(checks: pd.DataFrame) -> str:
 
 
 def usability(
-    table: pd.DataFrame, people: pd.DataFrame, who: str, about: Mapping[str, Any]
+    table: pd.DataFrame, people: pd.DataFrame, who: str, about: Mapping[str, Any], held: pd.DataFrame
 ) -> pd.DataFrame:
     """Judge the scores of a cohort.
 
@@ -64,6 +78,8 @@ def usability(
         without a diagnosis where they are known, everybody elsewhere.
     who : what these people are called.
     about : the sidecar.
+    held : how often the 90 % interval holds the true age of these people and of groups of them
+        (`scored_coverage.coverage`); empty where there are no intervals.
 
     Returns
     -------
@@ -72,14 +88,17 @@ def usability(
     scored = table[(table["status"] == "scored").to_numpy()]
     checks: list[Check | None] = [_everybody_scored(table, scored)]
     if len(scored):
-        checks += [_forbidden(scored), *_of_errors(people, who, about)]
-        checks += [_ages(scored), _sites(scored), _other_people(scored), _strange(scored)]
+        checks += [_forbidden(scored), *_of_errors(people, who, about, held)]
+        checks += [_ages(scored), _sites(scored), _other_people(scored)]
+        checks += [_features(scored, about), _strange(scored)]
         checks += [_quality(scored), _independent_line(scored)]
     rows = [check for check in checks if check is not None]
     return pd.DataFrame(rows, columns=["check", "finding", "judgement"])
 
 
-def _of_errors(people: pd.DataFrame, who: str, about: Mapping[str, Any]) -> list[Check | None]:
+def _of_errors(
+    people: pd.DataFrame, who: str, about: Mapping[str, Any], held: pd.DataFrame
+) -> list[Check | None]:
     if len(people) < FEWEST_TO_JUDGE:
         finding = (
             f"{_many(len(people), 'scored scan')} of known age ({who}); with fewer than {FEWEST_TO_JUDGE}"
@@ -94,7 +113,8 @@ def _of_errors(people: pd.DataFrame, who: str, about: Mapping[str, Any]) -> list
         _slope(people, about),
         None if corrected is None else _trend_is_out(corrected, against["bag"]["r"]),
         None if corrected is None else _centred(corrected, who),
-        _intervals_hold(people, who),
+        _intervals_hold(held, who),
+        _evenly_spread(people, who),
     ]
 
 
@@ -175,9 +195,11 @@ def _slope(people: pd.DataFrame, about: Mapping[str, Any]) -> Check:
         return question, finding, OPEN
     if slope < WEAK_SLOPE:
         return question, f"{finding}; below {WEAK_SLOPE} the predictions barely follow age", NO
-    if expected is None or not np.isfinite(low) or low <= expected <= high:
+    if expected is None or abs(slope - expected) <= SLOPE_OFF:
         return question, finding, YES
-    return question, finding, CARE if abs(slope - expected) > SLOPE_OFF else YES
+    if not np.isfinite(low) or low <= expected <= high:
+        finding += "; far off, and too few people to tell it from chance"
+    return question, finding, CARE
 
 
 def _trend_is_out(corrected: Mapping[Any, Any], r_before: float) -> Check:
@@ -208,16 +230,60 @@ def _centred(corrected: Mapping[Any, Any], who: str) -> Check | None:
     return "Are the gaps centred?", finding, CARE
 
 
-def _intervals_hold(people: pd.DataFrame, who: str) -> Check | None:
-    if "pi90_lo" not in people or not len(found := coverage({who: people})):
+def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
+    """Whether nine in ten ages are inside, over all those judged and in the groups that the page shows."""
+    if not len(held) or not (held["people"] == who).any():
         return None
-    row = found.iloc[0]
+    row = held[held["people"] == who].iloc[0]
     finding = (
         f"the 90 % interval holds the true age of {_percent(row['coverage'])} of the scans"
         f" ({_percent(row['low'])} to {_percent(row['high'])}; {who})"
     )
-    close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < 0.05
-    return "Do the intervals hold?", finding, YES if close else CARE
+    close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < COVERAGE_OFF
+    groups = held[~held["people"].isin((who, "everyone"))]
+    excluded = (groups["low"] > NOMINAL) | (groups["high"] < NOMINAL)
+    off = groups[excluded & ((groups["coverage"] - NOMINAL).abs() >= COVERAGE_OFF)]
+    if not len(off):
+        return "Do the intervals hold?", finding, YES if close else CARE
+    worst = off.loc[(off["coverage"] - NOMINAL).abs().sort_values(ascending=False).index[:3]]
+    named = "; ".join(
+        f"{one['people']}: {_percent(one['coverage'])} ({_percent(one['low'])} to {_percent(one['high'])})"
+        for one in worst.to_dict("records")
+    )
+    finding += (
+        f". The interval excludes 90 % in {len(off):,} of {_many(len(groups), 'group')} shown: {named}"
+    )
+    too_many = len(off) > BY_CHANCE * len(groups)
+    return "Do the intervals hold?", finding, CARE if too_many or not close else YES
+
+
+def _evenly_spread(people: pd.DataFrame, who: str) -> Check | None:
+    """Whether z and p mean here what they meant among the training controls."""
+    if "p_accelerated" not in people:
+        return None
+    # One scan a person: scans of one person go together, which neither test knows of.
+    p_N = people.dropna(subset="p_accelerated").drop_duplicates("participant_id")["p_accelerated"]
+    if len(p_N) < FEWEST:
+        return None
+    distance, by_chance = from_even(p_N.to_numpy(dtype=float))
+    early = int((p_N < EARLY).sum())
+    low, high = wilson(early, len(p_N))
+    finding = (
+        f"p_accelerated is below {EARLY:g} for {_percent(early / len(p_N))} of {len(p_N):,} people"
+        f" ({_percent(low)} to {_percent(high)}; {who}), where it should be for {_percent(EARLY)}; distance"
+        f" from even {distance:.2f}, p {_small(by_chance)}"
+    )
+    uneven = by_chance < UNEVEN and distance >= LEAST_DISTANCE
+    uneven |= not low <= EARLY <= high and abs(early / len(p_N) - EARLY) >= EARLY_OFF
+    if uneven:
+        finding += ": neither p nor z and centile say here how rare a gap is"
+        if who == "everyone":
+            finding += ", unless a condition of these people moves them, for no controls stand apart"
+    skewed = skewness(people["bag_z"].to_numpy(dtype=float)) if "bag_z" in people else None
+    if skewed is not None and abs(skewed) > MOST_SKEWED:
+        finding += f". z is not normal here (skewness {_signed(skewed)})"
+        uneven = True
+    return "Are p and z even among these people?", finding, CARE if uneven else YES
 
 
 def _ages(scored: pd.DataFrame) -> Check | None:
@@ -241,7 +307,9 @@ def _sites(scored: pd.DataFrame) -> Check | None:
     if not unseen.any():
         return question, f"all of them ({scored['site'].nunique():,})", YES
     sites = _many(scored["site"][unseen].nunique(), "site")
-    finding = f"{int(unseen.sum()):,} of {len(scored):,} scans are of sites that it did not know ({sites})"
+    finding = (
+        f"{int(unseen.sum()):,} of {_many(len(scored), 'scan')} from sites that it did not know ({sites})"
+    )
     return question, finding, CARE
 
 
@@ -257,6 +325,38 @@ def _other_people(scored: pd.DataFrame) -> Check | None:
         " trend by construction"
     )
     return question, finding, CARE
+
+
+def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
+    """How many of the model's features took the training median, which looks typical whatever the scan."""
+    of_model = (about.get("model") or {}).get("features") or {}
+    findings, judgements = [], set()
+    for role in ROLES:
+        count, there = of_model.get(role), scored.get(f"has_{role}")
+        if not count or there is None or not there.any() or f"imputed_{role}" not in scored:
+            continue
+        share = scored.loc[there.to_numpy(dtype=bool), f"imputed_{role}"].to_numpy(dtype=float) / count
+        many = float((share > MOST_IMPUTED).mean())
+        finding = f"{role}: {_percent(float(share.mean()))} of {count:,} features missing on average"
+        if many:
+            lacking = _many(int((share > MOST_IMPUTED).sum()), "scan")
+            finding += f", more than {_percent(MOST_IMPUTED)} in {lacking}"
+        findings.append(finding)
+        judgements.add(CARE if share.mean() > MOST_IMPUTED or many > MOST_STRANGE else YES)
+        if share.mean() > FAR_TOO_MANY_IMPUTED:
+            findings[-1] += (
+                ", so many that this is hardly the model that was tested: its errors, intervals, z and p"
+                " are those of scans with all features"
+            )
+    if not findings:
+        return None
+    finding = "; ".join(findings)
+    if CARE in judgements:
+        finding += (
+            ". They took the training median and so look typical: the checks of how unlike the training"
+            " these scans are (reconstruction, Mahalanobis, range) come out too well"
+        )
+    return "Did the store have the model's features?", finding, CARE if CARE in judgements else YES
 
 
 def _strange(scored: pd.DataFrame) -> Check | None:
@@ -289,6 +389,10 @@ def _independent_line(scored: pd.DataFrame) -> Check | None:
 
 def _many(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _small(p: float) -> str:
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
 
 
 def _percent(share: float) -> str:

@@ -292,7 +292,25 @@ def read_info(folder: Path) -> ModelInfo:
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if version < FORMAT_VERSION:
+            gone = ", ".join(_settings_that_are_gone(problem))
+            other = f"with settings that are gone: {gone}" if gone else f"or damaged, at {place}"
+            raise ModelError(
+                f"the model is of an older version of hpc-brainage, {other}",
+                where=folder / INFO,
+                expected=f"format version {FORMAT_VERSION}; this is {version}",
+                hint="train the model again, or score with the version that made it (see `software`)",
+            ) from None
         raise ModelError(f"the model's description is damaged at {place}", where=folder / INFO) from None
+
+
+def _settings_that_are_gone(problem: ValidationError) -> list[str]:
+    """Names of the settings of a description that nobody knows any more."""
+    return [
+        ".".join(str(part) for part in one["loc"][1:])
+        for one in problem.errors()
+        if one["type"] == "extra_forbidden" and one["loc"][0] == "config"
+    ]
 
 
 def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:

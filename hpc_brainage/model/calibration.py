@@ -45,16 +45,30 @@ class Intervals(_Record):
     """For "everyone", and for "F", "M", "F low", "F middle", ... where there are enough controls."""
 
 
+class AgeCounts(_Record):
+    """How many people there are of which age, and who counts as near an age."""
+
+    first: int
+    """The whole year of life that `counts` begins with."""
+    counts: tuple[int, ...]
+    """By whole year of life."""
+    within: float
+    """How many years younger or older a person near an age may be."""
+
+
 class Norms(_Record):
     """Mean and spread of the raw gap of controls, given age and sex."""
 
     age_min: float
     age_max: float
     """Ages of these controls, years; nothing is said outside."""
+    ages: AgeCounts | None = None
+    """How many of these controls are of which age; nothing is said where fewer than 20 are near. None in
+    bundles of before they were counted."""
     mean: Curve
     """Of age; the last weight is of sex (F 1/2, M -1/2, unknown 0)."""
     log_sd: Curve
-    """Log of the standard deviation, of the same."""
+    """Log of the standard deviation, of the same; constant beyond the outer knots."""
     z: tuple[float, ...]
     """Held-out normative z of the controls, ascending, each by a curve that they had no part in."""
 
@@ -108,6 +122,8 @@ class Calibration(_Record):
     """The selection of the controls, or "" for everybody."""
     n: int
     """Held-out controls with a prediction."""
+    ages: AgeCounts | None = None
+    """How many people of the training, controls or not, are of which age."""
     groups: dict[str, Group]
     coverage: dict[str, Coverage] = Field(default_factory=dict)
     """Of 90 % intervals that the person's fold had no part in: "everyone", "sex F", "site NYU",

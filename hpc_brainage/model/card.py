@@ -78,7 +78,7 @@ def _calibration(info: ModelInfo) -> list[str]:
     found = info.calibration
     if found is None:
         return ["None: scores carry no intervals, no normative z and no depth flags."]
-    whom = f"controls (`{found.controls}`)" if found.controls else "people, whatever their diagnosis"
+    whom = f"controls (`{found.controls}`)" if found.controls else _everybody(info)
     lines = [
         f"On {found.n} held-out scans of {whom}. The 90 % intervals held the age, each fitted without the"
         " person's fold, of:",
@@ -105,6 +105,13 @@ def _calibration(info: ModelInfo) -> list[str]:
         " interval may hold the age less often.",
     ]
     return lines
+
+
+def _everybody(info: ModelInfo) -> str:
+    where = info.training.where
+    return (
+        f"all people of the training, chosen by `{where}`" if where else "people, whatever their diagnosis"
+    )
 
 
 def _counts(counts: dict[str, int]) -> str:

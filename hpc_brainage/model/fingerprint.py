@@ -2,22 +2,39 @@
 
 The checksum of a measurement in a store is of its very bytes: another conversion of the same scan, with
 another selection or order of features or with a digit less, has another checksum. A fingerprint is made of
-some of the model's features, found by name and rounded, in several blocks. Each block is hashed, and a scan
-is known if at least two of its blocks are those of one training scan.
+some of the model's features, found by name and rounded, in many small blocks, each hashed. A block lies
+within one kind of measure, so that a store without another kind still has it whole. A scan is known if so
+many of its whole blocks are those of one training scan that it is no accident: 5 of 5, 8 of 27, 11 of 96.
+
+A mark has one of 255 values only. Three rounded values could be found from a long hash by trying them all;
+so many combinations have the same short one that it does not tell them. By chance a block of two people is
+the same with a probability of 1/255, and of (STEP / 2√π)³ = 2e-5, at most three times that, as their values
+are the same.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
-BLOCKS, WIDTH = 8, 8
-"""At most so many blocks of so many features; fewer where a model takes few features."""
-_FEWEST_BLOCKS, _NARROWEST = 3, 6
+BLOCKS, WIDTH = 96, 3
+"""At most so many blocks of so many features; fewer blocks where a model takes few features."""
+_FEWEST_BLOCKS = 6
+LEAST_CHANCE = 1e-11
+"""That a stranger is taken for a given training scan has at most this probability."""
+_VALUES, _ACCIDENT = 255, 1 / 200
 STEP = 0.1
 """Values are rounded to this share of the feature's standard deviation among the training people."""
 _LEAST_UNIQUE = 0.1
+_LEAST_DETERMINANT = 0.1
+"""Of a block's correlations: the chance of the same block by accident grows with one over its root."""
+_COMMON = 0.05
+_IQR_OF_NORMAL = 1.349
 _NOTHING = 0
 
 
@@ -27,9 +44,9 @@ class Fingerprints:
 
     Attributes
     ----------
-    columns : int64 (blocks x width,), places of the features in the bundle's list.
+    columns : int64 (blocks x width,), places of the features in the bundle's list, block after block.
     step : float64 (blocks x width,), what each is rounded to, in its own unit.
-    marks : int64 (scans, blocks).
+    marks : uint8 (scans, blocks), 1 to 255; 0 where a feature is missing.
     fold : int64 (scans,), the fold whose members did not see the scan.
     """
 
@@ -46,57 +63,85 @@ class Fingerprints:
         x_BC : the features at `columns` in their own units, NaN where missing.
         """
         own = marks_of(x_BC, self.step, salt, self.marks.shape[1])
-        known = np.full(own.shape, -1, dtype=np.int64)
-        for block in range(own.shape[1]):
-            order = np.argsort(self.marks[:, block], kind="stable")
-            held = self.marks[order, block]
-            at = np.minimum(np.searchsorted(held, own[:, block]), len(held) - 1)
-            hit = (held[at] == own[:, block]) & (own[:, block] != _NOTHING)
-            known[hit, block] = order[at[hit]]
-        known.sort(axis=1)
-        same = (known[:, 1:] == known[:, :-1]) & (known[:, 1:] >= 0)
-        fold = np.full(len(own), -1, dtype=np.int64)
-        found = same.any(axis=1)
-        fold[found] = self.fold[known[found, same[found].argmax(axis=1)]]
-        return fold
+        hits = np.zeros((len(own), len(self.fold)), dtype=np.uint16)
+        for mine, held in zip(own.T, self.marks.T, strict=True):
+            hits += (mine[:, None] == held) & (mine[:, None] != _NOTHING)
+        enough = np.array([_hits_needed(whole) for whole in range(own.shape[1] + 1)])
+        best = hits.argmax(axis=1)
+        known = hits.max(axis=1, initial=0) >= enough[(own != _NOTHING).sum(axis=1)]
+        return np.where(known, self.fold[best], -1)
 
 
-def take_fingerprints(x_NF: np.ndarray, fold: np.ndarray, salt: str) -> Fingerprints | None:
+def _hits_needed(whole: int) -> int:
+    """The fewest blocks, of so many whole ones, that two people hardly ever have in common."""
+    numbers = range(1, whole + 1)
+    rare = (hits for hits in numbers if comb(whole, hits) * _ACCIDENT**hits < LEAST_CHANCE)
+    return next(rare, whole + 1)
+
+
+def take_fingerprints(
+    x_NF: np.ndarray, names: Sequence[str], fold: np.ndarray, salt: str
+) -> Fingerprints | None:
     """Fingerprints of the training scans; None where too few features are known for everybody.
 
     Parameters
     ----------
     x_NF : the bundle's features of all training scans that have the role, NaN where missing.
-    fold : of each of them.
+    names : of the features; those that share their common words are of one kind.
+    fold : of each of the scans.
     """
     x = np.asarray(x_NF, dtype=np.float64)
     usable = np.flatnonzero(np.isfinite(x).all(axis=0))
-    sd = x[:, usable].std(axis=0)
+    # A few extreme values widen the SD, and all others would be rounded to the same.
+    low, high = np.percentile(x[:, usable], [25, 75], axis=0)
+    sd = np.minimum(x[:, usable].std(axis=0), (high - low) / _IQR_OF_NORMAL)
     unique = np.array([len(np.unique(x[:, column])) for column in usable])
-    usable = usable[(sd > 0) & (unique >= _LEAST_UNIQUE * len(x))]
-    blocks = min(BLOCKS, len(usable) // _NARROWEST)
-    if blocks < _FEWEST_BLOCKS:
+    good = (sd > 0) & (unique >= _LEAST_UNIQUE * len(x))
+    usable, sd = usable[good], sd[good]
+    kinds = _kinds([names[column] for column in usable])
+    order = np.argsort(kinds, kind="stable")
+    blocks = _blocks(x[:, usable[order]])
+    if len(blocks) < _FEWEST_BLOCKS:
         return None
-    width = min(WIDTH, len(usable) // blocks)
-    # Neighbours are alike, so the features of a block lie far apart.
-    columns = usable[np.linspace(0, len(usable) - 1, blocks * width).astype(np.int64)]
-    columns = columns.reshape(width, blocks).T.reshape(-1)
-    step = STEP * x[:, columns].std(axis=0)
-    marks = marks_of(x[:, columns], step, salt, blocks)
+    taken = order[blocks.ravel()]
+    columns, step = usable[taken], STEP * sd[taken]
+    marks = marks_of(x[:, columns], step, salt, len(blocks))
     return Fingerprints(columns, step, marks, np.asarray(fold, dtype=np.int64))
 
 
+def _kinds(names: Sequence[str]) -> np.ndarray:
+    """What the names have in common: their words that many names have, as `lh` and `thickness`."""
+    words = [re.findall(r"[A-Za-z0-9]+", name) for name in names]
+    often = Counter(word for own in words for word in set(own))
+    least = max(WIDTH, _COMMON * len(names))
+    return np.array([" ".join(sorted({w for w in own if often[w] >= least})) for own in words], dtype=str)
+
+
+def _blocks(x_NF: np.ndarray) -> np.ndarray:
+    """Places (blocks, width) of neighbours, spread over the table; none that says nearly one thing."""
+    places = np.arange(x_NF.shape[1] // WIDTH * WIDTH).reshape(-1, WIDTH)
+    places = _spread(places, 4 * BLOCKS)
+    # Of ranks (Spearman), for one scan with extreme values makes everything correlate.
+    rank = x_NF[:, places.ravel()].argsort(axis=0).argsort(axis=0)
+    z = ((rank - rank.mean(axis=0)) / rank.std(axis=0)).reshape(len(rank), len(places), WIDTH)
+    correlations = np.einsum("nbi,nbj->bij", z, z) / len(z)
+    return _spread(places[np.linalg.det(correlations) >= _LEAST_DETERMINANT], BLOCKS)
+
+
+def _spread(places: np.ndarray, most: int) -> np.ndarray:
+    return places[np.linspace(0, max(len(places) - 1, 0), min(most, len(places))).astype(np.int64)]
+
+
 def marks_of(x_BC: np.ndarray, step: np.ndarray, salt: str, blocks: int) -> np.ndarray:
-    """Hashes of the blocks of rounded values, int64 (B, blocks); 0 where a value of a block is missing."""
-    rounded = np.floor(x_BC.astype(np.float64) / step + 0.5).reshape(len(x_BC), blocks, -1)
+    """Short hashes of the blocks of rounded values, uint8 (B, blocks); 0 where a value is missing."""
+    rounded = np.floor(x_BC.astype(np.float64) / step + 0.5).reshape(len(x_BC), blocks, len(step) // blocks)
     known = np.isfinite(rounded).all(axis=2)
     words = np.clip(np.where(known[:, :, None], rounded, 0), -(2.0**62), 2.0**62)
     numbers = words.astype(np.int64).view(np.uint64)
     mark = np.full(known.shape, int.from_bytes(salt.encode()[:8].ljust(8, b"\0")), dtype=np.uint64)
     for place in range(numbers.shape[2]):
         mark = _mixed(mark ^ _mixed(numbers[:, :, place] + np.uint64(place)))
-    mark = np.maximum(mark, np.uint64(1))
-    return np.where(known, mark, np.uint64(_NOTHING)).view(np.int64)
+    return np.where(known, mark % np.uint64(_VALUES) + np.uint64(1), np.uint64(_NOTHING)).astype(np.uint8)
 
 
 def _mixed(word: np.ndarray) -> np.ndarray:

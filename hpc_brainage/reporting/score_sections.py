@@ -78,7 +78,9 @@ def people(told: Told) -> Blocks:
     if notes := tuple(map(str, told.about.get("notes") or ())):
         blocks += [Paragraph("What scoring noted:"), Bullets(notes)]
     if len(told["cohort"]):
-        blocks.append(DataTable("The scans with a gap", told["cohort"], DESCRIBED, "cohort"))
+        blocks.append(
+            DataTable("The scans with a gap", told["cohort"], _described(told["cohort"]), "cohort")
+        )
     return blocks
 
 
@@ -137,12 +139,15 @@ def gaps(told: Told) -> Blocks:
     )
     methods = " and ".join(sorted(set(told.scored.get("bias_method", pd.Series(dtype=str)).astype(str))))
     fits = "; ".join(sorted(set(told.scored.get("bias_fit", pd.Series(dtype=str)).astype(str)) - {""}))
+    correction = (
+        f"The correction ({methods}) takes out a line that was fitted on: {fits}."
+        if fits
+        else "No line was taken out of the gap: there is no corrected gap."
+    )
     svg = draw.gaps_against_age(known["age"].to_numpy(dtype=float), panels, told.group_of_known, alt)
     return [
-        Paragraph(
-            f"The correction ({methods or 'none'}) takes out a line that was fitted on:"
-            f" {fits or 'nothing'}. The table is about: {told.judged}."
-        ),
+        Paragraph(f"{correction} The table is about: {told.judged}."),
+        *_of_calibrated_sites(told),
         Drawing(
             svg, f"The gap against chronological age{_way(len(known))}; line: least squares over all scans."
         ),
@@ -207,7 +212,7 @@ def sites(told: Told) -> Blocks:
             )
     columns = (
         Column("group", "Site"),
-        *DESCRIBED[1:],
+        *_described(table)[1:],
         Column("adjusted_gap", "Adjusted gap (95 %)", sign=True, limits=LIMITS),
     )
     blocks.append(DataTable("Sites", table, columns, "sites"))
@@ -231,6 +236,7 @@ def uncertainty(told: Told) -> Blocks:
         blocks.append(
             _absent("The table has no intervals (pi90_lo, pi90_hi), so their coverage cannot be told.")
         )
+    blocks += _of_calibrated_sites(told)
     calibration = (told.about.get("model") or {}).get("calibration") or {}
     if len(told["own_coverage"]):
         controls = calibration.get("controls", "everyone")
@@ -242,18 +248,20 @@ def uncertainty(told: Told) -> Blocks:
         title = "In training, held out: how even the centiles of the gap were"
         blocks.append(DataTable(title, told["own_uniformity"], measures, "training-uniformity"))
     if len(told["centiles"]):
-        distance = told.numbers.get("centile_distance") or 0.0
+        distance, p = told.numbers.get("centile_distance") or 0.0, told.numbers.get("centile_p")
+        chance = "" if p is None else f", p {f'{p:.2f}' if p >= 0.01 else f'{p:.1g}'}"
         alt = f"Scans in each tenth of the centiles; largest distance from even {distance:.2f}."
         blocks.append(
             Drawing(
                 draw.centiles(told["centiles"], alt),
                 "Centiles of the gap against training controls of the same age and sex"
                 f" ({told.judged}). Dashed: even, as it is for people like them; the band is what"
-                f" chance allows. Largest distance from even (Kolmogorov-Smirnov): {distance:.2f}.",
+                f" chance allows. Largest distance from even (Kolmogorov-Smirnov): {distance:.2f}{chance}.",
             )
         )
     else:
         blocks.append(_absent("The table has no centiles of the gap (bag_centile)."))
+    blocks += [Paragraph(note, "warning") for note in told.notes.get("centiles", ())]
     return blocks
 
 
@@ -399,13 +407,32 @@ def _compared(told: Told, column: str, differences: str, plain: str, group: list
         blocks.append(
             Drawing(svg, f"The {word} by {column}: median, middle half, and middle 90 % of the scans.")
         )
-    blocks.append(DataTable(f"By {column}", told[plain], DESCRIBED, f"by-{plain}"))
+    blocks.append(DataTable(f"By {column}", told[plain], _described(told[plain]), f"by-{plain}"))
     if len(table):
         blocks.append(
             DataTable(f"Differences by {column}, adjusted", table, DIFFERENCES, f"differences-{plain}")
         )
     blocks += [Paragraph(note, "warning") for note in told.notes.get(differences, ())]
     return blocks
+
+
+def _of_calibrated_sites(told: Told) -> Blocks:
+    """What site calibration did not touch."""
+    if not told.about.get("site_calibration"):
+        return []
+    return [
+        Paragraph(
+            "Sites were calibrated, and only bag_site_calibrated is the gap after it. The 90 % interval, z,"
+            " centile and p of a scan are those of the gap before calibration, and still hold what the site"
+            " added.",
+            "warning",
+        )
+    ]
+
+
+def _described(table: pd.DataFrame) -> tuple[Column, ...]:
+    """The columns of a description that are known for some group."""
+    return tuple(column for column in DESCRIBED if not table[column.name].isna().all())
 
 
 def _absent(text: str) -> Paragraph:

@@ -19,11 +19,12 @@ _DESCRIPTION = "dataset_description.json"
 
 
 def about_model(info: ModelInfo, sha256: str) -> dict[str, Any]:
-    """Name, hash, card, evidence, bias lines, training people, roles and a summary of the calibration."""
+    """Name, hash, card, evidence, bias lines, training people, roles, how many features, calibration."""
     return {
         "name": info.name,
         "sha256": sha256,
         "roles": sorted({*info.features, *info.volumes}, reverse=True),
+        "features": {role: len(names) for role, names in info.features.items()},
         "card": model_card(info),
         "evidence": info.evidence.model_dump(mode="json") if info.evidence else None,
         "bias": {group: line.model_dump(mode="json") for group, line in info.bias.items()},

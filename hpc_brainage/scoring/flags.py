@@ -9,7 +9,9 @@ import numpy as np
 FLAGS: dict[str, str] = {
     "age_unknown": "the store has no age: there is a brain age, and no gap",
     "age_outside_training": "younger or older than all training people: extrapolation",
-    "age_outside_norms": "younger or older than all controls that the model is calibrated on: no bag_z",
+    "few_training_people_of_this_age": "fewer than 20 training people near this age: brain_age may not"
+    " reach it, and the intervals need not hold",
+    "age_outside_norms": "fewer than 20 controls near this age to calibrate on: no bag_z",
     "implausible_age": "brain_age below 0 or above 120 years",
     "site_unseen": "nobody of this site, or of an unknown one, was in the training",
     "field_strength_unseen": "nobody scanned at this field strength was in the training",

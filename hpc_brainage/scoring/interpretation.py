@@ -11,7 +11,8 @@ import pandas as pd
 
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import ModelInfo
-from hpc_brainage.scoring.normative import centile, normative_z, p_accelerated
+from hpc_brainage.scoring.age_support import are_few
+from hpc_brainage.scoring.normative import centile, normative_z, outside, p_accelerated
 from hpc_brainage.scoring.uncertainty import HeldOut, half_widths
 
 COLUMNS = ("pi90_lo", "pi90_hi", "bag_z", "bag_centile", "p_accelerated")
@@ -66,13 +67,19 @@ def rebuilding_z(found: dict[str, np.ndarray], role: str, info: ModelInfo) -> np
 
 
 def outside_norms(found: dict[str, np.ndarray], age: np.ndarray, info: ModelInfo) -> np.ndarray:
-    """Of which scans the age lies outside those of the controls that the model is calibrated on."""
-    outside = np.zeros(len(age), dtype=bool)
+    """Of which scans the age lies outside those of the controls that the model is calibrated on, or has
+    too few of them near."""
+    beyond = np.zeros(len(age), dtype=bool)
     if info.calibration is None:
-        return outside
+        return beyond
     groups = available(found)
     for name, group in info.calibration.groups.items():
         if group.norms is not None:
-            beyond = (age < group.norms.age_min) | (age > group.norms.age_max)
-            outside |= (groups == name) & beyond
-    return outside
+            beyond |= (groups == name) & outside(group.norms, age)
+    return beyond
+
+
+def of_a_rare_age(age: np.ndarray, info: ModelInfo) -> np.ndarray:
+    """Of which scans the age is one near which fewer than 20 people of the training are."""
+    ages = info.calibration.ages if info.calibration else None
+    return np.zeros(len(age), dtype=bool) if ages is None else are_few(ages, age)

@@ -3,52 +3,79 @@
 The raw gap Δ of held-out controls has a mean m and a standard deviation s that depend on age and sex: m for
 predictions regress to the mean, s for the brains of older people differ more. Both are natural cubic
 splines in age (three or four degrees of freedom) with an offset for sex; s is modelled on the log scale. A
-scan's normative z is (Δ - m(age, sex)) / s(age, sex). It says nothing outside the controls' ages.
+scan's normative z is (Δ - m(age, sex)) / s(age, sex).
+
+Few people are near the ends of the ages, and a line that runs on there makes s too small or too large:
+beyond the outer knots s stays what it is at the knot. They are the 5th and 95th percentile of the controls'
+ages; with fewer than 400 controls the 10th and 90th, with a line for log s between them. m runs on as a
+line, as regression to the mean does. Both are robust (Huber 1964): a gap counts as if it were at most 3 s
+off, so that a few controls with an absurd gap do not widen everybody's norms. z has a variance of 1 if gaps
+are normal; where controls have longer tails it has more, which the model card and `uniformity` tell. Where
+fewer than 20 controls are near an age (`age_support`), nothing is said.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import kstest, norm, skew
+from scipy.stats import chi2, kstest, norm, skew
 
 from hpc_brainage.model.calibration import Curve, Norms, Uniformity
+from hpc_brainage.scoring.age_support import are_few, count_ages
 from hpc_brainage.scoring.splines import columns, evaluate, least_squares, log_mean, place_knots
 from hpc_brainage.scoring.uncertainty import HeldOut, without_own_fold
 
 FEWEST_PEOPLE = 60
 _FEWEST_OF_A_SEX = 20
-_MEAN_PEOPLE, _SD_PEOPLE = (200, 60), (400, 120)  # for four and for three degrees of freedom
-_ROUNDS = 4
+_MEAN_PEOPLE = (200, 60)  # for four and for three degrees of freedom
+_SD_PEOPLE, _SD_LINE_PEOPLE = 400, 120  # for four, and for a line
+_SD_LINE_SHARES = (0.1, 0.9)
+_ROUNDS = 12
+_MOST_SDS = 3.0  # a gap counts as if it were no further off than this
+_VARIANCE_LEFT = chi2.cdf(_MOST_SDS**2, 3) + _MOST_SDS**2 * chi2.sf(_MOST_SDS**2, 1)
+"""Variance of a standard normal number that is cut off there: E min(z², c²)."""
 _DIGITS = 4
+_NORMAL_MAD = 1.4826  # SD of normal numbers, in their median absolute deviations
+_LEAST_SD = 1e-3  # years, to begin with: predictions may be exact
 
 
 def fit_norms(people: HeldOut) -> Norms | None:
-    """Mean, spread and the z of held-out controls; None for fewer than 60.
+    """Mean, spread and the z of held-out controls; None for fewer than 60, or too few near any age.
 
-    The z that are kept are each of curves that were fitted without the person's fold, so that a new
-    person's z is compared with z like its own.
+    The z that are kept are of controls of ages of which something is said, each of curves that were fitted
+    without the person's fold, so that a new person's z is compared with z like its own.
     """
     if len(people) < FEWEST_PEOPLE or np.ptp(people.age) == 0:
         return None
+    ages = count_ages(people.age)
+    known = ~are_few(ages, people.age)
+    if not known.any():
+        return None
     mean, log_sd = _fit(people)
     norms = Norms(
-        age_min=float(people.age.min()), age_max=float(people.age.max()), mean=mean, log_sd=log_sd, z=()
-    )
+        age_min=float(people.age.min()), age_max=float(people.age.max()), ages=ages, mean=mean,
+        log_sd=log_sd, z=(),
+    )  # fmt: skip
 
     def say(others: HeldOut, own: HeldOut) -> np.ndarray:
         m, s = _fit(others) if len(others) >= FEWEST_PEOPLE // 2 else (mean, log_sd)
         return _standardised(m, s, own.predicted - own.age, own.age, own.sex)
 
-    z = np.sort(without_own_fold(people, say))
+    z = np.sort(without_own_fold(people, say)[known])
     return norms.model_copy(update={"z": tuple(np.round(z, _DIGITS).tolist())})
 
 
 def normative_z(norms: Norms, gap: np.ndarray, age: np.ndarray, sex: np.ndarray) -> np.ndarray:
-    """z of each raw gap, years; NaN where the age is unknown or outside the controls' ages."""
-    inside = (age >= norms.age_min) & (age <= norms.age_max)
+    """z of each raw gap, years; NaN where the age is unknown or `outside` the norms."""
+    inside = np.isfinite(age) & ~outside(norms, age)
     z = np.full(len(gap), np.nan)
     z[inside] = _standardised(norms.mean, norms.log_sd, gap[inside], age[inside], sex[inside])
     return z
+
+
+def outside(norms: Norms, age: np.ndarray) -> np.ndarray:
+    """Which ages are beyond all controls', or have fewer than 20 controls near; false where unknown."""
+    beyond: np.ndarray = (age < norms.age_min) | (age > norms.age_max)
+    return beyond if norms.ages is None else beyond | are_few(norms.ages, age)
 
 
 def centile(z: np.ndarray) -> np.ndarray:
@@ -74,21 +101,24 @@ def uniformity(norms: Norms) -> Uniformity:
 
 
 def _fit(people: HeldOut) -> tuple[Curve, Curve]:
-    """Mean and log SD of the gap, fitted by turns: each round weights by the spread of the one before."""
+    """Mean and log SD of the gap, fitted by turns: each round weights, and cuts off, by the spread of the
+    one before."""
     gap, sex = people.predicted - people.age, _sex_column(people.sex)
     if min((people.sex == "F").sum(), (people.sex == "M").sum()) < _FEWEST_OF_A_SEX:
         sex = np.zeros(len(people))
     mean_knots = place_knots(people.age, *_MEAN_PEOPLE)
-    sd_knots = place_knots(people.age, *_SD_PEOPLE)
-    X, S = columns(people.age, mean_knots, sex), columns(people.age, sd_knots, sex)
-    weight = np.ones(len(people))
+    sd_knots = _knots_of_sd(people.age)
+    X, S = columns(people.age, mean_knots, sex), columns(_between(people.age, sd_knots), sd_knots, sex)
+    b = least_squares(X, gap)
+    sd = np.full(len(people), max(_NORMAL_MAD * float(np.median(np.abs(gap - X @ b))), _LEAST_SD))
     for _ in range(_ROUNDS):
-        b = least_squares(X, gap, weight)
-        residual = gap - X @ b
+        near = X @ b + np.clip(gap - X @ b, -_MOST_SDS * sd, _MOST_SDS * sd)
+        b = least_squares(X, near, sd**-2)
+        residual = np.clip(gap - X @ b, -_MOST_SDS * sd, _MOST_SDS * sd)
         g = log_mean(S, np.abs(residual))
-        weight = np.exp(-2 * (S @ g))
-    # From mean absolute to standard deviation: z of these people has the variance 1.
-    g[0] += 0.5 * np.log(np.mean((residual * np.exp(-(S @ g))) ** 2))
+        # From mean absolute to standard deviation: normal gaps have z of variance 1, cut off or not.
+        g[0] += 0.5 * np.log(np.mean((residual * np.exp(-(S @ g))) ** 2) / _VARIANCE_LEFT)
+        sd = np.exp(S @ g)
     return (
         Curve(knots=mean_knots, weights=tuple(b.tolist())),
         Curve(knots=sd_knots, weights=tuple(g.tolist())),
@@ -99,8 +129,21 @@ def _standardised(
     mean: Curve, log_sd: Curve, gap: np.ndarray, age: np.ndarray, sex: np.ndarray
 ) -> np.ndarray:
     column = _sex_column(sex)
-    z: np.ndarray = (gap - evaluate(mean, age, column)) / np.exp(evaluate(log_sd, age, column))
+    spread = np.exp(evaluate(log_sd, _between(age, log_sd.knots), column))
+    z: np.ndarray = (gap - evaluate(mean, age, column)) / spread
     return z
+
+
+def _knots_of_sd(age: np.ndarray) -> tuple[float, ...]:
+    if not _SD_LINE_PEOPLE <= len(age) < _SD_PEOPLE:
+        return place_knots(age, _SD_PEOPLE, _SD_PEOPLE)
+    low, high = np.quantile(age, _SD_LINE_SHARES)
+    return (float(low), float(high)) if high > low else ()
+
+
+def _between(age: np.ndarray, knots: tuple[float, ...]) -> np.ndarray:
+    """Ages beyond the outer knots moved to them."""
+    return np.clip(age, knots[0], knots[-1]) if knots else age
 
 
 def _sex_column(sex: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@
               rows-000000000-000004096.json      its marker, written last: counts and hash
               logs/                         what workers on a cluster say
 
-A part without its marker is not there. A part covers whole parts of the store, and its name says which
-rows, so that it is the same part whichever run and whichever worker made it.
+A part without its marker is not there, and neither is one whose table is not what the marker says. A part
+covers whole parts of the store, and its name says which rows, so that it is the same part whichever run and
+whichever worker made it.
 """
 
 from __future__ import annotations
@@ -76,10 +77,12 @@ def write_part(folder: Path, first: int, stop: int, table: pd.DataFrame, began: 
 
 
 def part_record(folder: Path, first: int, stop: int) -> PartRecord | None:
-    """The record of a part that is done; None where it is not, or its marker is damaged."""
+    """The record of a part that is done; None where it is not, or its marker or table is damaged."""
+    path = _path(folder, first, stop, "parquet")
     try:
-        return PartRecord(**read_json(_path(folder, first, stop, "json"), ScoringError))
-    except (ScoringError, TypeError):
+        record = PartRecord(**read_json(_path(folder, first, stop, "json"), ScoringError))
+        return record if _sha256(path.read_bytes()) == record.sha256 else None
+    except (ScoringError, TypeError, OSError):
         return None
 
 
@@ -151,7 +154,7 @@ class PartFolder:
             if first not in starts or stop not in stops or (found and first < found[-1].stop):
                 continue
             record = part_record(self.folder, first, stop)
-            if record is not None and _path(self.folder, first, stop, "parquet").is_file():
+            if record is not None:
                 found.append(record)
         return found
 

@@ -18,7 +18,7 @@ from hpc_brainage.scoring import bias
 from hpc_brainage.scoring.alignment import RoleMatch
 from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags, is_no_better_than_the_mean
 from hpc_brainage.scoring.flags import join_flags
-from hpc_brainage.scoring.interpretation import interpret, outside_norms
+from hpc_brainage.scoring.interpretation import interpret, of_a_rare_age, outside_norms
 from hpc_brainage.scoring.members import EMPTY_COLUMNS, ask_members
 from hpc_brainage.scoring.reading import read_ahead
 from hpc_brainage.scoring.table import SCHEMA
@@ -174,6 +174,7 @@ class Predictor:
         raised = {
             "age_unknown": np.isnan(age),
             "age_outside_training": outside,
+            "few_training_people_of_this_age": of_a_rare_age(age, info) & ~outside,
             "age_outside_norms": outside_norms(found, age, info) & ~outside,
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
             "site_unseen": ~table["site_seen"],

@@ -29,6 +29,8 @@ from hpc_brainage.scoring.table import CALIBRATION_COLUMNS
 
 FEWEST_CONTROLS = 20
 _SHOWN = 3
+_SAME_YEARS = 1e-4
+"""The same scan gets the same age, but for the order of sums in single precision."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def calibrate_sites(
     Raises
     ------
     ScoringError : none of the controls can be used.
+    UsageError : one of them is also among the scored, under another name.
     """
     controls = local.scored
     controls = controls[np.isfinite(controls["age"]) & ~controls["held_out"].astype(bool)]
@@ -146,6 +149,7 @@ def calibrate_sites(
     controls = controls[~again].reset_index(drop=True)
     if controls.empty:
         raise ScoringError("none of the local controls can be used", where=local.name, hint=notes[0])
+    _check_others(table, controls, local.name)
     if (kinds := sorted(set(controls["diagnosis"]) - {""})) and len(kinds) > 1:
         notes.append(f"the local controls have several diagnoses: {', '.join(kinds)}")
     controls = correct_table(controls, lines, method)
@@ -174,6 +178,33 @@ def calibrate_sites(
         notes.append(f"no site is calibrated: {'; '.join(sorted(set(said) - {''}))}")
     notes += _ages_beyond(calibrated, controls)
     return Calibrated(calibrated, shifts, tuple(notes))
+
+
+def _check_others(table: pd.DataFrame, controls: pd.DataFrame, name: str) -> None:
+    """Refuse controls that are to be found among the scored under another name.
+
+    They are of the same site, sex and age, and the model gives them the same age by each modality, too.
+    """
+    said = [
+        c
+        for c in ("brain_age", "brain_age_smri_only", "brain_age_fmri_only")
+        if c in table and c in controls
+    ]
+    taken = ["participant_id", "site", "sex", "age", *said]
+    own, theirs = (t.loc[t["status"] == "scored", taken].round({"age": 2}) for t in (table, controls))
+    both = theirs.merge(own, on=["site", "sex", "age"], suffixes=("", " too"))
+    a, b = (both[[c + end for c in said]].to_numpy(dtype=float) for end in ("", " too"))
+    both = both[np.isclose(a, b, rtol=0, atol=_SAME_YEARS, equal_nan=True).all(axis=1)]
+    if len(both):
+        pairs = (
+            both[["participant_id", "participant_id too"]].head(_SHOWN).itertuples(index=False, name=None)
+        )
+        raise UsageError(
+            f"{both['participant_id'].nunique()} of the local controls are also scored, under another name",
+            where=f"{name}: {', '.join(f'{control} is {scored}' for control, scored in pairs)}",
+            expected="other people: these have the same site, sex, age and predicted age",
+            hint="leave them out with --where, or calibrate with fewer controls",
+        )
 
 
 def _kept(estimate_S: np.ndarray, noise_S: np.ndarray) -> np.ndarray:

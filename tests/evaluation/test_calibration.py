@@ -17,6 +17,7 @@ from hpc_brainage.errors import ScoringError, UsageError
 from hpc_brainage.evaluation.calibration import OTHER_SITES, calibrate, training_range
 from hpc_brainage.evaluation.evidence import complete
 from hpc_brainage.model.bundle import Bundle, load_bundle
+from hpc_brainage.model.card import model_card
 from hpc_brainage.scoring.alignment import match_roles
 from hpc_brainage.scoring.depth import judge_table
 from hpc_brainage.scoring.predictor import Predictor
@@ -47,14 +48,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, Bun
     return done, load_bundle(run.model)
 
 
-def scored(bundle: Bundle, store: Path) -> pd.DataFrame:
+def scored(bundle: Bundle, store: Path | str) -> pd.DataFrame:
     opened = Store.open(store)
     return Predictor(bundle, opened, match_roles(opened, bundle.info), "test").score(
         np.arange(opened.n_scans)
     )
 
 
-def store_of(folder: Path, name: str, people: int = 250, seed: int = 5, **columns: object) -> Path:
+def store_of(folder: Path, name: str, people: int = 250, seed: int = 5, **columns: object) -> Path | str:
     cohort = planted_cohort(people, seed=seed, name=name)
     return convert(
         replace(cohort, scans=cohort.scans.assign(**columns)), folder / f"{name}.zarr"
@@ -80,6 +81,42 @@ def test_controls_alone_calibrate_and_the_summary_says_on_how_many(
     card = (run.folder.model / "MODEL_CARD.md").read_text()
     assert f"On {controls} held-out scans of controls (`diagnosis == 'control'`)" in card
     assert f"| everyone | {controls} | {found.coverage['everyone'].covered:.1%} |" in card
+
+
+def test_scans_of_an_age_that_few_training_people_have_are_flagged(
+    finished: tuple[FinishedRun, Bundle], tmp_path: Path
+) -> None:
+    run, bundle = finished
+    calibration = bundle.info.calibration
+    assert calibration is not None
+    assert calibration.ages is not None
+    ages = run.data.scans["age"]
+    people = run.data.scans.assign(year=np.floor(ages.astype(float)))[["participant_id", "year"]]
+    assert sum(calibration.ages.counts) == len(people.drop_duplicates())
+    young, oldest = calibration.ages.first + 5.0, float(ages.max()) - 0.01
+    sparse = calibration.ages.model_copy(
+        update={"counts": tuple(n if k < 30 else 0 for k, n in enumerate(calibration.ages.counts))}
+    )
+    info = bundle.info.model_copy(update={"calibration": calibration.model_copy(update={"ages": sparse})})
+    table = scored(
+        replace(bundle, info=info), store_of(tmp_path, "rare", 4, age=[young, oldest, oldest, 99.0])
+    )
+    few = table["flags"].str.contains("few_training_people_of_this_age").tolist()
+    assert few == [False, True, True, False]
+
+
+def test_a_card_without_controls_says_how_the_people_were_chosen(
+    finished: tuple[FinishedRun, Bundle],
+) -> None:
+    info = finished[1].info
+    assert info.calibration is not None
+    everybody = info.calibration.model_copy(update={"controls": ""})
+    chosen = info.training.model_copy(update={"where": "dx == 'TC'"})
+    alone = info.model_copy(update={"calibration": everybody})
+    assert "of people, whatever their diagnosis" in model_card(alone)
+    card = model_card(alone.model_copy(update={"training": chosen}))
+    assert "of all people of the training, chosen by `dx == 'TC'`" in card
+    assert "whatever their diagnosis" not in card
 
 
 def test_held_out_people_are_measured_as_scans_are_scored(finished: tuple[FinishedRun, Bundle]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import kstest
+from scipy.stats import kstest, skew
 from scored_tables import score_table, with_uncertainty
 
-from hpc_brainage.evaluation.scored_coverage import coverage, uniformity, wilson
+from hpc_brainage.evaluation.scored_coverage import coverage, parts, skewness, uniformity, wilson
 
 
 def test_wilson_s_interval_is_the_textbook_s() -> None:
@@ -35,8 +35,25 @@ def test_intervals_that_were_made_right_hold_nine_in_ten() -> None:
 
 def test_the_distance_from_even_is_kolmogorov_s() -> None:
     centile = np.random.default_rng(0).uniform(0, 80, 300)
-    table, distance = uniformity(np.append(centile, np.nan))
-    assert distance == pytest.approx(float(kstest(centile / 100, "uniform").statistic))
+    table, distance, p = uniformity(np.append(centile, np.nan))
+    known = kstest(centile / 100, "uniform")
+    assert (distance, p) == pytest.approx((float(known.statistic), float(known.pvalue)), rel=1e-6)
     assert table["n"].sum() == 300
     assert list(table["n"][8:]) == [0, 0]
-    assert uniformity(centile[:19])[1] is None
+    assert uniformity(centile[:19])[1:] == (None, None)
+
+
+def test_skewness_is_scipy_s() -> None:
+    values = np.random.default_rng(0).gamma(1.0, size=300)
+    assert skewness(np.append(values, np.nan)) == pytest.approx(float(skew(values)))
+    assert skewness(values[:19]) is None
+    assert skewness(np.ones(50)) is None
+
+
+def test_the_sparse_ends_of_age_are_looked_at_by_themselves() -> None:
+    scans = score_table(100).assign(age=np.append(np.linspace(8, 20, 80), np.linspace(25, 56, 20)))
+    found = parts(scans, "controls")
+    oldest = found["controls: the 20 oldest, 25 to 56 years"]
+    assert list(oldest["age"]) == list(scans["age"][80:])
+    assert len(found["controls: the 20 youngest, 8 to 11 years"]) == 20
+    assert not [name for name in parts(scans.head(79), "controls") if "oldest" in name]

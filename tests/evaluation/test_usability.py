@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from scored_tables import SLOPE, not_scored, score_table, sidecar, with_uncertainty
 
 from hpc_brainage.evaluation.score_findings import Findings, score_findings
@@ -29,7 +31,7 @@ def test_a_good_model_in_a_new_cohort_can_be_used() -> None:
     verdict, checks = judged(with_uncertainty(score_table(400)))
     assert checks == dict.fromkeys(checks, "yes")
     assert verdict == "yes"
-    assert len(checks) == 11
+    assert len(checks) == 12
 
 
 def test_people_without_a_diagnosis_are_those_whose_age_is_judged() -> None:
@@ -98,6 +100,93 @@ def test_intervals_that_are_too_narrow_are_seen() -> None:
     middle = (table["pi90_lo"] + table["pi90_hi"]) / 2
     narrow = table.assign(pi90_lo=middle - 2, pi90_hi=middle + 2)
     assert judged(narrow)[1]["Do the intervals hold?"] == "care"
+
+
+def found_in(table: pd.DataFrame, question: str, **model: Any) -> tuple[str, str]:
+    """Judgement and finding of a check."""
+    row = findings(table, **model).tables["checks"].set_index("check").loc[question]
+    return str(row["judgement"]), str(row["finding"])
+
+
+def test_intervals_that_miss_the_oldest_are_seen_though_they_hold_over_all() -> None:
+    table = with_uncertainty(score_table(400))
+    oldest = table.index[(table["diagnosis"] == "control") & (table["age"] > 76)]
+    table.loc[oldest, ["pi90_lo", "pi90_hi"]] -= 40
+    judgement, finding = found_in(table, "Do the intervals hold?")
+    assert len(oldest) < 0.06 * len(table)
+    assert judgement == "care"
+    assert "control: the 20 oldest" in finding
+
+
+def test_a_slope_that_is_far_off_is_no_yes_for_being_uncertain() -> None:
+    few = score_table(60, noise=14.0)
+    line = findings(few).tables["calibration"].iloc[-1]
+    expected = float(line["slope"]) + 0.12
+    assert line["slope_low"] < expected < line["slope_high"]
+    judgement, finding = found_in(
+        few, "Do they spread over age as in the training?", bias={"everyone": {"slope": expected}}
+    )
+    assert judgement == "care"
+    assert "too few people to tell it from chance" in finding
+
+
+def test_p_that_is_too_often_small_is_seen() -> None:
+    question = "Are p and z even among these people?"
+    even = with_uncertainty(score_table(400))
+    assert found_in(even, question)[0] == "yes"
+    too_sure = even.assign(bag_z=2 * even["bag_z"], p_accelerated=norm.sf(2 * even["bag_z"]))
+    judgement, finding = found_in(too_sure, question)
+    assert judgement == "care"
+    assert "p_accelerated is below 0.05 for" in finding
+    assert "unless a condition" not in finding
+    assert not findings(too_sure).notes.get("centiles")
+    cases = too_sure.assign(diagnosis="patient")
+    assert "unless a condition of these people moves them" in found_in(cases, question)[1]
+    assert question not in judged(even.head(30).assign(p_accelerated=np.nan))[1]
+
+
+def test_what_only_a_large_cohort_tells_from_even_is_even() -> None:
+    large = with_uncertainty(score_table(8000))
+    slightly = large.assign(p_accelerated=large["p_accelerated"] ** 1.06)
+    judgement, finding = found_in(slightly, "Are p and z even among these people?")
+    assert re.search(r"from even 0\.0[1-4], p 0\.00|from even 0\.0[1-4], p \de-", finding)
+    assert judgement == "yes"
+
+
+def test_a_person_scanned_often_is_one_person_among_p() -> None:
+    often = with_uncertainty(score_table(400)).assign(diagnosis="control")
+    often = pd.concat([often, *[often[often["p_accelerated"] < 0.1]] * 5], ignore_index=True)
+    assert found_in(often, "Are p and z even among these people?")[1].count("400 people") == 1
+
+
+def test_z_that_is_not_normal_is_said_to_be() -> None:
+    table = with_uncertainty(score_table(400))
+    skewed = table.assign(bag_z=-np.log(table["p_accelerated"]) - 1)
+    judgement, finding = found_in(skewed, "Are p and z even among these people?")
+    assert judgement == "care"
+    assert "z is not normal here (skewness +" in finding
+    assert "z is not normal here" in findings(skewed).notes["centiles"][0]
+
+
+@pytest.mark.parametrize(
+    ("missing", "judgement", "words"),
+    [(4, "yes", "0.6 % of 703"), (57, "care", "8 % of 703"), (300, "care", "hardly the model")],
+)
+def test_features_that_the_store_lacks_are_judged(missing: int, judgement: str, words: str) -> None:
+    table = score_table(100).assign(imputed_smri=missing, imputed_fmri=0)
+    said, finding = found_in(
+        table, "Did the store have the model's features?", features={"smri": 703, "fmri": 6670}
+    )
+    assert said == judgement
+    assert words in finding
+    assert "fmri" not in finding
+    assert ("come out too well" in finding) == (judgement == "care")
+
+
+def test_some_scans_that_lack_many_features_are_seen_behind_the_mean() -> None:
+    table = score_table(100).assign(imputed_smri=[100] * 15 + [0] * 85)
+    said, finding = found_in(table, "Did the store have the model's features?", features={"smri": 703})
+    assert (said, "in 15 scans" in finding) == ("care", True)
 
 
 @pytest.mark.parametrize(

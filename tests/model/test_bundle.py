@@ -127,6 +127,23 @@ def test_a_description_that_is_not_ours_is_refused(saved: Path, change: dict, me
         load_bundle(saved)
 
 
+def test_an_older_version_s_setting_that_is_gone_is_named_and_is_no_damage(saved: Path) -> None:
+    record = json.loads((saved / INFO).read_text()) | {"format_version": 1}
+    record["config"]["training"]["bf16"] = True
+    (saved / INFO).write_text(json.dumps(record))
+    with pytest.raises(
+        ModelError, match=r"older version .*gone: training\.bf16[\s\S]*train the model again"
+    ):
+        load_bundle(saved)
+    (saved / INFO).write_text(json.dumps(record | {"format_version": 2}))
+    with pytest.raises(ModelError, match=r"damaged at config\.training\.bf16"):
+        load_bundle(saved)
+    del record["config"]["training"]["bf16"]
+    (saved / INFO).write_text(json.dumps(record | {"members": 3}))
+    with pytest.raises(ModelError, match=r"older version .*or damaged, at members"):
+        load_bundle(saved)
+
+
 def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a model bundle"):
         load_bundle(tmp_path)

@@ -12,12 +12,15 @@ from hpc_brainage.model.training_range import TrainingRange
 
 def planted() -> TrainingRange:
     draw = np.random.default_rng(0)
+    names = [f"region{i}" for i in range(30)]
+    prints = take_fingerprints(draw.normal(size=(20, 30)), names, np.arange(20) % 2, "s")
+    assert prints is not None
     return TrainingRange(
         lowest={"smri": torch.tensor([[0.0, -1.0, 2.0], [0.5, -2.0, 1.0]])},
         highest={"smri": torch.tensor([[5.0, 1.0, 3.0], [6.0, 0.5, 3.0]])},
         code_mean={"smri": torch.tensor([[0.0, 0.0], [1.0, 2.0]])},
         code_whitening={"smri": torch.stack([torch.eye(2), torch.tensor([[2.0, 0.0], [1.0, 0.5]])])},
-        fingerprints={"smri": take_fingerprints(draw.normal(size=(20, 30)), np.arange(20) % 2, "s")},  # type: ignore[dict-item]
+        fingerprints={"smri": prints},
     )
 
 

@@ -51,7 +51,7 @@ def abide(real_data: Path) -> tuple[object, ...]:
 def desk(
     tmp_path_factory: pytest.TempPathFactory, brainage: Brainage, abide: tuple, real_data: Path
 ) -> Path:
-    """A folder with the whole cohort as a store, and a model of it (fewer epochs than the recipe)."""
+    """A folder with the whole cohort as a store, and a model of it: fewer epochs and members."""
     folder = tmp_path_factory.mktemp("abide")
     source, people, smri, fmri = abide
     assert brainage("convert", source, folder / "abide.zarr", *people, *smri, *fmri) == 0
@@ -66,7 +66,7 @@ def desk(
         "--name",
         "abide",
     )
-    assert brainage(*train, "--set", "training.epochs=12", "--set", "training.batch_size=64") == 0
+    assert brainage(*train, "--set", "training.epochs=20", "--set", "training.ensemble=3") == 0
     return folder
 
 
@@ -139,7 +139,7 @@ def test_time_series_become_the_connections_that_the_model_knows(
     assert brainage("score", desk / "series.zarr", "--model", desk / "runs" / "abide", "--out", out) == 0
     scores = pd.read_csv(out.with_suffix(".tsv"), sep="\t")
     assert len(scores) == 26
-    assert scores["flags"].str.startswith("smri_missing").all()
+    assert scores["flags"].str.contains("smri_missing").all()
     assert not scores["flags"].str.contains("far_from|out_of_range|poor").any()
     held_out = pd.read_csv(desk / "runs" / "abide" / "held_out.tsv", sep="\t")
     both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from reporting.html_outline import outline
 from reporting.reports import HOSTILE, hostile_report, report_on, whole_report
-from scored_tables import not_scored, score_table, sidecar
+from scored_tables import not_scored, score_table, sidecar, with_uncertainty
 
 SECTIONS = ("checks", "people", "accuracy", "gaps", "groups", "sites", "uncertainty", "depth", "quality",
             "drivers", "examples", "model", "cite", "columns")  # fmt: skip
@@ -145,6 +145,33 @@ def test_accuracy_is_of_the_raw_prediction_only() -> None:
     assert said["mae"][0] == pytest.approx(table["bag"].abs().mean(), rel=1e-4)
     assert said["r"].max() < np.corrcoef(table["age"], table["age"] + table["bag_corrected"])[0, 1]
     assert "never measures accuracy" in page.text
+
+
+def test_without_a_correction_there_are_no_columns_of_it() -> None:
+    table = score_table(60).assign(bag_corrected=np.nan, bias_method="none", bias_fit="")
+    page = outline(report_on(table))
+    assert "No line was taken out of the gap" in page.text
+    assert "(none)" not in page.text
+    assert "Mean corrected gap" not in page.text
+    assert "Mean corrected gap" in outline(report_on(score_table(60))).text
+
+
+def test_what_site_calibration_did_not_touch_is_said() -> None:
+    table = with_uncertainty(score_table(60))
+    said = "The 90 % interval, z, centile and p of a scan are those of the gap before calibration"
+    assert said not in outline(report_on(table)).text
+    calibrated = sidecar(table) | {"site_calibration": {"controls": "ctl", "sites": {}}}
+    assert said in outline(report_on(table, calibrated)).text
+
+
+def test_the_p_of_the_centiles_stands_beside_their_distance() -> None:
+    table = with_uncertainty(score_table(300))
+    page = outline(report_on(table.assign(bag_centile=table["bag_centile"] / 2)))
+    assert re.search(r"Largest distance from even \(Kolmogorov-Smirnov\): 0\.\d\d, p \d", page.text)
+
+
+def test_one_scan_is_one_scan() -> None:
+    assert "1 scans" not in outline(report_on(score_table(1).assign(site_seen=False))).text
 
 
 def test_a_brain_map_stands_in_the_page_itself() -> None:

@@ -20,6 +20,7 @@ def test_the_sidecar_has_the_card_and_a_summary_of_the_calibration() -> None:
     about = about_model(INFO.model_copy(update={"calibration": found}), "abc")
     assert about["sha256"] == "abc"
     assert about["roles"] == ["smri"]
+    assert about["features"] == {"smri": len(INFO.features["smri"])}
     assert about["card"].startswith("# m")
     assert "92.0%" in about["card"]
     assert about["calibration"] == {

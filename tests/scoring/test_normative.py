@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_brainage.scoring.normative import centile, fit_norms, normative_z, p_accelerated, uniformity
+from hpc_brainage.scoring.age_support import are_few, count_ages, people_near
+from hpc_brainage.scoring.normative import (
+    centile,
+    fit_norms,
+    normative_z,
+    outside,
+    p_accelerated,
+    uniformity,
+)
 from hpc_brainage.scoring.splines import basis, log_mean, place_knots
 from hpc_brainage.scoring.uncertainty import HeldOut
 
@@ -73,6 +81,77 @@ def test_nothing_is_said_outside_the_controls_ages() -> None:
     assert np.isfinite(centile(z)).tolist() == np.isfinite(z).tolist()
 
 
+def test_three_absurd_gaps_leave_everybody_else_s_z_as_they_were() -> None:
+    clean = controls(400, 7)
+    predicted = clean.predicted.copy()
+    predicted[np.argsort(clean.age)[[3, 150, 390]]] += 40.0
+    planted = HeldOut(predicted, clean.age, clean.sd, clean.sex, clean.fold)
+    new = controls(2000, 8)
+    z_clean, z_planted = (
+        normative_z(norms, new.predicted - new.age, new.age, new.sex)
+        for norms in (fit_norms(clean), fit_norms(planted))
+        if norms is not None
+    )
+    assert np.nanstd(z_clean) == pytest.approx(1, abs=0.08)
+    assert np.nanstd(z_planted) == pytest.approx(1, abs=0.08)
+    assert np.nanmax(np.abs(z_planted - z_clean)) < 0.5
+
+
+@pytest.mark.parametrize("n", [300, 1000])
+def test_held_out_z_of_normal_gaps_have_a_variance_of_one(n: int) -> None:
+    spread = []
+    for seed in range(10):
+        norms = fit_norms(controls(n, 100 + seed))
+        assert norms is not None
+        spread.append(np.var(norms.z))
+    assert np.mean(spread) == pytest.approx(1, abs=0.12)
+
+
+def test_the_spread_stays_what_it_is_beyond_the_outer_knots() -> None:
+    draw = np.random.default_rng(9)
+    age = np.concatenate([draw.normal(18, 5, 380), np.linspace(31, 46, 20)])
+    gap = draw.normal(size=400) * np.exp(-0.08 * (age - 18))
+    sex = np.tile(np.array(["F", "M"], dtype=object), 200)
+    norms = fit_norms(HeldOut(age + gap, age, np.full(400, np.nan), sex, draw.integers(0, 5, 400)))
+    assert norms is not None
+    knots = norms.log_sd.knots
+    far = norms.model_copy(update={"age_min": 0.0, "age_max": 99.0})
+    far = far.model_copy(update={"ages": None})
+    male = np.full(2, "M", dtype=object)
+    for at in ((knots[0], knots[0] - 5), (knots[-1], knots[-1] + 12)):
+        z = [normative_z(far, np.full(2, g), np.array(at), male) for g in (0.0, 1.0)]
+        one, other = 1 / (z[1] - z[0])
+        assert other == pytest.approx(one, rel=1e-9)
+
+
+def test_nothing_is_said_where_few_controls_are_near() -> None:
+    draw = np.random.default_rng(10)
+    age = np.concatenate([draw.uniform(10, 20, 150), [40.0, 41.0], draw.uniform(60, 70, 150)])
+    sex = np.tile(np.array(["F", "M"], dtype=object), 151)
+    people = HeldOut(age + draw.normal(size=302), age, np.full(302, np.nan), sex, draw.integers(0, 5, 302))
+    norms = fit_norms(people)
+    assert norms is not None
+    assert len(norms.z) == 300
+    assert outside(norms, np.array([15.0, 40.0, 65.0, 80.0, np.nan])).tolist() == [
+        False, True, False, True, False,
+    ]  # fmt: skip
+    z = normative_z(norms, np.zeros(3), np.array([15.0, 40.0, 65.0]), np.full(3, "F", dtype=object))
+    assert np.isfinite(z).tolist() == [True, False, True]
+
+
+def test_people_near_an_age_are_counted_by_whole_and_part_years() -> None:
+    ages = count_ages(np.repeat([10.5, 11.5, 12.5, 20.5], [4, 6, 8, 10]))
+    assert ages.first == 10
+    assert ages.counts[:4] == (4, 6, 8, 0)
+    assert ages.within == 3.0
+    near = people_near(ages, np.array([12.0, 9.0, 8.5, 30.0, np.nan]))
+    np.testing.assert_allclose(near, [18, 10, 7, 0, np.nan])
+    assert are_few(ages, np.array([12.0, np.nan])).tolist() == [True, False]
+    assert count_ages(np.linspace(10, 90, 100)).within == pytest.approx(
+        0.5 * np.linspace(10, 90, 100).std()
+    )
+
+
 def test_few_controls_have_no_norms_and_one_sex_alone_has_no_offset() -> None:
     assert fit_norms(controls(59, 5)) is None
     known = controls(200, 6)
@@ -88,12 +167,12 @@ def test_few_controls_have_no_norms_and_one_sex_alone_has_no_offset() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-20, 20), st.integers(0, 20))
 def test_p_is_the_share_of_controls_with_as_high_a_z_counting_the_scan(z: float, seed: int) -> None:
-    norms = fit_norms(controls(80, seed))
+    norms = fit_norms(controls(160, seed))
     assert norms is not None
     held = np.array(norms.z)
-    expected = (1 + (held >= round(z, 4)).sum()) / 81
+    expected = (1 + (held >= round(z, 4)).sum()) / (len(held) + 1)
     assert p_accelerated(norms, np.array([z]))[0] == pytest.approx(expected)
-    assert expected >= 1 / 81
+    assert expected >= 1 / (len(held) + 1)
 
 
 @settings(max_examples=50, deadline=None)

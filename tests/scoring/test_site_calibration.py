@@ -161,3 +161,29 @@ def test_who_is_scored_is_no_control() -> None:
         check_controls(elsewhere, people, model_sha256="m", store_sha256="s")
     with pytest.raises(ScoringError, match="another model"):
         check_controls(local({"A": (30, 0.0, 1.0)}), people, model_sha256="x", store_sha256="s")
+
+
+def test_a_control_that_is_scored_under_another_name_is_refused() -> None:
+    controls = local({"A": (40, 0.0, 1.0), "B": (40, 0.0, 1.0)})
+    people = scored({"A": (30, 0.0, 1.0), "B": (30, 0.0, 1.0)})
+    again = controls.table.iloc[[5]].assign(
+        participant_id="=renamed", brain_age=lambda t: t["brain_age"] + 1e-5
+    )
+    table = correct_table(pd.concat([people, again], ignore_index=True), LINE)
+    with pytest.raises(
+        UsageError, match="1 of the local controls are also scored, under another name"
+    ) as caught:
+        calibrate_sites(table, controls, LINE, "beheshti")
+    assert "p100005 is =renamed" in str(caught.value)
+    for other in ({"site": "B"}, {"sex": "M"}, {"age": 33.0}, {"brain_age": 40.0}, {"status": "failed"}):
+        last = table.iloc[-1:].assign(**other)
+        calibrate_sites(pd.concat([table[:-1], last], ignore_index=True), controls, LINE, "beheshti")
+    alone = controls.table.assign(
+        brain_age_smri_only=controls.table["brain_age"], brain_age_fmri_only=np.nan
+    )
+    by_both = table.assign(brain_age_smri_only=table["brain_age"], brain_age_fmri_only=30.0)
+    calibrate_sites(by_both, SavedScores("controls", alone, {}), LINE, "beheshti")
+    with pytest.raises(UsageError):
+        calibrate_sites(
+            by_both.assign(brain_age_fmri_only=np.nan), SavedScores("controls", alone, {}), LINE, "beheshti"
+        )
