@@ -168,7 +168,11 @@ def _local(fleet: Fleet, tasks: int) -> Iterator[Crew]:
     scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
     dashboard = dashboard_options(fleet.dashboard)
     try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}), ExitStack() as held:
+        with (
+            _environment_put_back(),
+            dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+            ExitStack() as held,
+        ):
             with _not_interrupted():
                 cluster = kind(
                     n_workers=count,
@@ -209,6 +213,21 @@ def _existing(address: str) -> Iterator[Crew]:
         ) from None
     with client:
         yield Crew(client, max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+
+
+@contextmanager
+def _environment_put_back() -> Iterator[None]:
+    """Dask sets what workers are to find in this process's own environment, and leaves it there.
+
+    Whatever is started later would inherit the workers' threads, allocator and device.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_a_worker_without_gpus_is_told_to_take_none(tmp_path: Path) -> None:
     job = _job(_settings(Resources(), 0), 0, Resources(), tmp_path)
     assert "export BRAINAGE_DEVICE=cpu" in job["job_script_prologue"]
     assert "export OMP_NUM_THREADS=2" in job["job_script_prologue"]
+
+
+@pytest.mark.timeout(60)
+def test_workers_leave_the_environment_of_their_starter_as_it_was(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    with hired(Fleet(workers=1), 1, tmp_path) as crew:
+        assert crew.client.submit(os.environ.get, "OMP_NUM_THREADS").result(timeout=30)
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
