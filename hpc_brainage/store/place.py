@@ -264,7 +264,7 @@ class LocalPlace(Place):
                     _write_all(file.fileno(), piece)
                 os.fsync(file.fileno())
             for above in reversed(PurePosixPath(key).parents[:-1] if new_folder else ()):
-                (self.path / above).mkdir(exist_ok=True)  # but not the store itself, if it was removed
+                _make_folder(self.path / above)  # but not the store itself, if it was removed
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -351,6 +351,21 @@ def _fill(descriptor: int, start: int, out: memoryview) -> int:
             break
         filled += got
     return filled
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder of the store, unless it is there.
+
+    Raises
+    ------
+    FileNotFoundError : the store has been removed, be it between the refusal of `mkdir` and a look at why.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        if folder.exists():
+            raise  # a file is in its way
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder)) from None
 
 
 def _write_all(descriptor: int, piece: bytes) -> None:

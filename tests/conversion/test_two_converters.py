@@ -6,6 +6,7 @@ another conversion is told so at the next write.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -225,6 +226,24 @@ def test_a_writer_whose_folder_was_taken_stops_and_touches_nothing(tmp_path: Pat
     with pytest.raises(StoreError, match=TAKEN):
         taken.write("age/c.0", [b"other ages"])
     assert hashes(tmp_path) == before
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_means_that_the_place_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.zarr"
+    taken = init(mixed_cohort()[0], path)
+    make = Path.mkdir
+
+    def removed_meanwhile(folder: Path, *how: object, **more: object) -> None:
+        if folder.name != "age":
+            return make(folder, *how, **more)  # type: ignore[arg-type]
+        path.rename(tmp_path / "moved away")
+        raise FileExistsError(errno.EEXIST, "File exists", str(folder))
+
+    monkeypatch.setattr(Path, "mkdir", removed_meanwhile)
+    with pytest.raises(StoreError, match=TAKEN):
+        taken.write("age/c.0", [b"ages"])
 
 
 def test_who_finds_a_plan_that_is_given_up_at_that_moment_has_the_place(
