@@ -80,14 +80,24 @@ def refuse_to_print(way: str) -> None:
 
 
 def is_under_way(run: RunFolder, *, then_follow: bool) -> bool:
-    """Whether a job of this run waits or runs already: then it is said, and followed if that is wanted."""
+    """Whether a job of this run waits or runs already: then it is said, and followed if that is wanted.
+
+    Raises
+    ------
+    TrainingError : something else trains in the folder: a command, or the processes of another machine.
+    """
     from hpc_brainage.cli.follow import follow
     from hpc_brainage.cli.screen import say
     from hpc_brainage.cluster.run_job import job_of
+    from hpc_brainage.training.lease import Lease, holding_job
+    from hpc_brainage.training.records import LEASE
 
     job = job_of(run.path)
     there = None if job is None else _there(job)
     if job is None or there is None:
+        if job is None or job.cluster != SLURM or job.id != holding_job(run.path / LEASE):
+            # What is kept of that job must stay as it is: brainage jobs and cancel go by it.
+            Lease(run.path / LEASE).refuse_if_held()
         return False
     say(f"{there}; nothing was submitted")
     if then_follow and job.cluster == SLURM:
@@ -110,7 +120,7 @@ def _there(job: RunJob) -> str | None:
         return (
             None if state.is_over else f"job {job.id} of this run is there already ({state.state.lower()})"
         )
-    if int(job.id) == os.getpid() or not is_running(job):
+    if job.host != os.uname().nodename or int(job.id) == os.getpid() or not is_running(job):
         return None
     return f"this run is trained here already (process {job.id})"
 

@@ -108,5 +108,5 @@ def run() -> None:
     app()
 
 
-if __name__ == "__main__":  # as jobs start it, with the Python that submitted them
+if __name__ == "__main__":
     run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -83,13 +82,7 @@ def submit_conversion(
     parts = len(build.plan.parts)
     shares = min(parts, jobs or min(_MOST_JOBS, -(-parts // _PARTS_PER_JOB)))
     verb, *rest = words
-    command = [
-        sys.executable,
-        "-m",
-        "hpc_brainage.cli.main",
-        verb,
-        f"--workers={workers or resources.cpus}",
-    ]
+    command = [verb, f"--workers={workers or resources.cpus}"]
     elements = [[*command, f"--part={share}/{shares}", *rest] for share in range(1, shares + 1)]
     name = f"{build.place.name}.jobs"
     logs = Path.cwd() / name if is_url(build.place.label) else Path(build.place.beside(name))

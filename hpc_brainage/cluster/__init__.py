@@ -1,1 +1,1 @@
-"""Where work runs: one machine, or SLURM through submitit."""
+"""Where work runs: one machine, or SLURM, to which submitit submits."""

@@ -1,31 +1,92 @@
-"""A job array of commands on SLURM, and one more job once they have ended.
+"""A job array of `brainage` commands on SLURM, and one more job once they have ended.
 
-Jobs are written and submitted through submitit. Nothing of what a job returns is read back: whether the
-work is done is to be seen from the files that the commands write. The commands must bear being run again,
-since a job that is preempted, whose node dies, or whose time is up, is queued again.
+Each job runs `python -m hpc_brainage.cli.task WORK TASK`. What it types stands in the folder of the
+submission, and so does the code that it runs:
+
+    work.json               the commands, the folder that they are typed in, the package's version
+    code/                   the code as it was, where it is a checkout that somebody may edit
+    100_submission.sh       the sbatch file of job 100, as it was submitted
+    job-100_3.log           what job 3 of the array 100 says, over all its starts
+    time-was-up-3           a line for each time that the time of job 3 was up
+
+Nothing is pickled. Whether the work is done is to be seen from the files that the commands write; they must
+bear being cut off anywhere and run again. A job that is preempted or whose node dies is queued again by
+SLURM; one that is told to stop because its time is nearly up queues itself again.
 """
 
 from __future__ import annotations
 
-import math
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from pydantic import Strict
+
+from hpc_brainage.cluster.code import keep_code, line_for, require_version
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.sbatch import outside_of_any_job, refusals
-from hpc_brainage.errors import UsageError
+from hpc_brainage.cluster.sbatch import Batch
+from hpc_brainage.config import Names, Section, parse
+from hpc_brainage.errors import ExitCode, UsageError
+from hpc_brainage.files import read_json, write_json
+from hpc_brainage.provenance import package_version
 
-if TYPE_CHECKING:
-    from submitit import SlurmExecutor
-    from submitit.helpers import DelayedSubmission
+LAST = "last"
+"""The task of the job that comes after the array; those of the array are called 1, 2, ..."""
+_WORK = "work.json"
+_CODE = "code"
+_TASK = "hpc_brainage.cli.task"
+_SECONDS_TO_END = 90
+"""So long before its time is up, a job is told to stop."""
+_TOLD_TO_STOP = f"{int(ExitCode.STOPPED)}|{128 + signal.SIGUSR2}|{128 + signal.SIGTERM}"
+"""Exit codes of a task that was, as bash takes them; the signal kills one that does not listen yet."""
 
-# A command that never ends in its time must not come back for ever.
-_MOST_TIMEOUTS = 10
+_BODY = f"""\
+job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
+# srun does not take the cores of a task over from sbatch by itself.
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --unbuffered \\
+  "${{task[@]}}" "$work" "${{SLURM_ARRAY_TASK_ID:-{LAST}}}" && exit 0
+code=$?
+case $code in {_TOLD_TO_STOP})
+  echo "job $job was told to stop and is queued again"
+  scontrol requeue "$job"
+esac
+exit $code"""
+
+
+class Work(Section):
+    """What the jobs of a submission do."""
+
+    folder: str
+    """Where the commands are typed."""
+    version: str
+    """Of the package."""
+    minutes: int
+    """That a job may take."""
+    commands: Annotated[tuple[Names, ...], Strict(False)]
+    """Words of `brainage`, for each job of the array."""
+    last: Names
+
+    def words(self, task: str) -> tuple[str, ...]:
+        """What a job types after `brainage`; `task` is its number in the array, from 1, or "last".
+
+        Raises
+        ------
+        UsageError : there is no such task.
+        """
+        if task == LAST:
+            return self.last
+        if task.isdecimal() and 1 <= int(task) <= len(self.commands):
+            return self.commands[int(task) - 1]
+        raise UsageError(
+            "there is no such task", where=task, expected=f"1 to {len(self.commands)}, or {LAST}"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,32 +110,6 @@ class Submission:
         return self.last if self.array is None else f"{self.array},{self.last}"
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command as a job runs it: in its folder, with its output in the job's log.
-
-    The job ends with the command's own exit code.
-    """
-
-    words: tuple[str, ...]
-    folder: str
-
-    def __call__(self) -> None:
-        code = subprocess.run(self.words, cwd=self.folder, check=False).returncode
-        if code:
-            sys.exit(code if code > 0 else 128 - code)  # a signal, counted as a shell does
-
-    def checkpoint(self) -> DelayedSubmission:
-        """Called shortly before the time is up, or the job is preempted: the same command once more."""
-        return _delayed(self)
-
-
-def _delayed(command: Command) -> DelayedSubmission:
-    from submitit.helpers import DelayedSubmission
-
-    return DelayedSubmission(command)
-
-
 def submit(
     commands: Sequence[Sequence[str]], last: Sequence[str], resources: Resources, folder: Path, name: str
 ) -> Submission:
@@ -82,12 +117,12 @@ def submit(
 
     Parameters
     ----------
-    commands : one command for each job of the array; they are run in this process's folder. There may be
+    commands : what each job of the array types after `brainage`, in this process's folder. There may be
         none.
     last : the last command; it runs even if jobs of the array failed.
     resources : of each job.
-    folder : where logs and job files go; it must not be there yet. Job numbers may start again at any
-        cluster, and a job must never find the files of an older one.
+    folder : where all that the jobs need is kept; it must not be there yet. Job numbers may start again at
+        any cluster, and a job must never find the files of an older one.
     name : of the jobs, as `squeue` shows it.
 
     Raises
@@ -95,18 +130,33 @@ def submit(
     EnvironmentLacks : no SLURM can be reached.
     UsageError : SLURM refuses the jobs; then none of them is left.
     """
-    if "%" in str(folder.absolute()):
-        raise UsageError("SLURM puts numbers in place of a % in a log's path", where=folder)
+    folder = folder.absolute()
+    settings = resources.model_dump()
+    script = Batch(
+        name=name,
+        logs=folder,
+        asked={key: settings[key] for key in ("partition", "account", "qos", "constraint", "exclude")}
+        | {"time": resources.time, "cpus_per_task": resources.cpus, "signal_delay_s": _SECONDS_TO_END},
+        memory_gb=resources.memory_gb,
+        setup=resources.setup,
+        extra=resources.extra,
+    )
     folder.mkdir(parents=True)
-    executor = _executor(resources, folder, name)
     array = None
     try:
-        with refusals(resources.model_dump()), outside_of_any_job():
-            if commands:
-                elements = executor.submit_array([_command(words) for words in commands])
-                array = elements[0].job_id.partition("_")[0]
-                executor.update_parameters(dependency=f"afterany:{array}")
-            return Submission(array, executor.submit(_command(last)).job_id, folder)
+        work = Work(
+            folder=str(Path.cwd()),
+            version=package_version(),
+            minutes=resources.time,
+            commands=tuple(map(tuple, commands)),
+            last=tuple(last),
+        )
+        write_json(folder / _WORK, work.model_dump(mode="json"))
+        command = _command(folder)
+        if commands:
+            array = script.with_more(array=f"1-{len(commands)}").submit(command, settings)
+            script = script.with_more(dependency=f"afterany:{array}")
+        return Submission(array, script.submit(command, settings), folder)
     except BaseException:
         if array is None:
             shutil.rmtree(folder)
@@ -115,29 +165,35 @@ def submit(
         raise
 
 
-def _command(words: Sequence[str]) -> Command:
-    return Command(tuple(words), str(Path.cwd()))
+def _command(folder: Path) -> str:
+    # -P keeps the folder that the command was typed in, often a checkout, from being looked in first.
+    task = [sys.executable, "-P", "-m", _TASK]
+    lines = [f"work={shlex.quote(str(folder))}", f"task=({shlex.join(task)})"]
+    if (code := keep_code(folder / _CODE)) is not None:
+        lines.append(line_for(code))
+    return "\n".join([*lines, _BODY])
 
 
-def _executor(resources: Resources, folder: Path, name: str) -> SlurmExecutor:
-    import submitit
+def work_in(folder: Path) -> Work:
+    """What the jobs of a submission do.
 
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MOST_TIMEOUTS)
-    executor.update_parameters(
-        job_name=name,
-        partition=resources.partition,
-        account=resources.account,
-        qos=resources.qos,
-        time=resources.time,
-        cpus_per_task=resources.cpus,
-        mem=f"{math.ceil(resources.memory_gb * 1024)}M",
-        constraint=resources.constraint,
-        exclude=resources.exclude,
-        setup=list(resources.setup),
-        # Since SLURM 22.05, a step has one core unless it asks for as many as its job has.
-        srun_args=[f"--cpus-per-task={resources.cpus}"],
-        stderr_to_stdout=True,
-        wckey=None,  # else submitit's own, which a site may not know
-        additional_parameters={"requeue": True} | resources.extra,
+    Raises
+    ------
+    UsageError : this is no folder of a submission.
+    EnvironmentLacks : another version of the package was installed since it was submitted.
+    """
+    work = parse(Work, read_json(folder / _WORK, UsageError), folder / _WORK)
+    require_version(
+        work.version,
+        folder,
+        hint="submit the command again, to go on with the version that is installed now",
     )
-    return executor
+    return work
+
+
+def note_timeout(folder: Path, task: str) -> int:
+    """Note that the time of a job was up; returns how often it was."""
+    path = folder / f"time-was-up-{task}"
+    with path.open("a") as file:
+        file.write(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+    return len(path.read_text().splitlines())

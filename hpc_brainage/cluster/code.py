@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import sysconfig
 import tempfile
 from pathlib import Path
 
 import hpc_brainage
+from hpc_brainage.errors import EnvironmentLacks
+from hpc_brainage.provenance import package_version
 
 _PACKAGE = Path(hpc_brainage.__file__).parent
 _NOT_CODE = "__pycache__"
@@ -50,3 +53,23 @@ def keep_code(folder: Path, package: Path = _PACKAGE) -> Path | None:
         if not kept.is_dir():  # else somebody else has kept the same meanwhile
             raise
     return kept
+
+
+def line_for(code: Path) -> str:
+    """The shell line that lets a job's Python look into kept code before anything else."""
+    return f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def require_version(submitted: str, where: Path, *, hint: str) -> None:
+    """Make sure that a job runs the package that it was submitted with.
+
+    Raises
+    ------
+    EnvironmentLacks : another version was installed meanwhile.
+    """
+    if submitted != package_version():
+        raise EnvironmentLacks(
+            f"the job was submitted with version {submitted}, and {package_version()} is installed now",
+            where=where,
+            hint=hint,
+        )

@@ -13,19 +13,18 @@ happens then: who starts a job again is settled here, once.
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from hpc_brainage.cluster.code import keep_code
+from hpc_brainage.cluster.code import keep_code, line_for, require_version
 from hpc_brainage.cluster.ranks import INTERFACE, SCRATCH, START
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.sbatch import outside_of_any_job, refusals
+from hpc_brainage.cluster.sbatch import Batch
 from hpc_brainage.cluster.starts import LOGS
 from hpc_brainage.config import Section, parse
-from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.errors import TrainingError
 from hpc_brainage.files import read_json, write_json
 from hpc_brainage.provenance import package_version
 
@@ -87,7 +86,7 @@ class RunJob(Section):
 
 def plan_job(run: Path, nodes: int, resources: Resources, cluster: Literal["slurm", "local"]) -> RunJob:
     """The job of a prepared run, with the code as it is now kept in the run's folder, and room for logs."""
-    _logs(run).mkdir(exist_ok=True)  # SLURM makes no folder for its output, and ends a job without one
+    (run / LOGS).mkdir(exist_ok=True)  # SLURM makes no folder for its output, and ends a job without one
     kept = keep_code(run.absolute() / CODE)
     return RunJob(
         cluster=cluster,
@@ -142,22 +141,17 @@ def check_version(run: Path) -> None:
 
     Raises
     ------
-    TrainingError : another version was installed meanwhile.
+    EnvironmentLacks : another version was installed meanwhile.
     """
     job = job_of(run)
-    if job is not None and job.version != package_version():
-        raise TrainingError(
-            f"the job was submitted with version {job.version}, and {package_version()} is installed now",
-            where=run,
-            hint="brainage resume submits it with the version that is installed now",
-        )
+    if job is not None:
+        hint = "brainage resume submits it with the version that is installed now"
+        require_version(job.version, run, hint=hint)
 
 
 def batch_file(run: Path, job: RunJob) -> str:
     """The sbatch file of a run, which `sbatch` takes as it is."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    return _make_sbatch_string(_command(run, job), _logs(run), **_parameters(run, job))
+    return _batch(run, job).text(_command(run, job))
 
 
 def submit_run(run: Path, job: RunJob) -> RunJob:
@@ -168,22 +162,29 @@ def submit_run(run: Path, job: RunJob) -> RunJob:
     EnvironmentLacks : no SLURM can be reached.
     UsageError : SLURM refuses the job.
     """
-    import submitit
-
-    executor = submitit.SlurmExecutor(_logs(run))
-    executor.update_parameters(**_parameters(run, job))
-    with refusals(_settings(job)), outside_of_any_job():
-        submitted = executor._submit_command(_command(run, job))
-    job = job.model_copy(update={"id": submitted.job_id})
+    number = _batch(run, job).submit(_command(run, job), _settings(job))
+    job = job.model_copy(update={"id": number})
     keep_job(run, job)
     return job
 
 
-def _logs(run: Path) -> Path:
-    logs = run.absolute() / LOGS
-    if "%" in str(logs):
-        raise UsageError("SLURM puts numbers in place of a % in a log's path", where=logs)
-    return logs
+def _batch(run: Path, job: RunJob) -> Batch:
+    settings, asked = _settings(job), job.resources.train
+    as_they_are = ("partition", "account", "qos", "constraint", "exclude", "time", "cpus_per_task")
+    return Batch(
+        name=f"brainage-{run.name}",
+        logs=run.absolute() / LOGS,
+        asked={name: settings[name] for name in as_they_are}
+        | {
+            "nodes": job.nodes,
+            "ntasks_per_node": asked.processes_per_node,
+            "gpus_per_node": asked.gpus_per_node or None,
+            "signal_delay_s": asked.save_seconds,
+        },
+        memory_gb=asked.memory_gb,
+        setup=job.resources.setup,
+        extra=settings["extra"],
+    )
 
 
 def _settings(job: RunJob) -> dict[str, Any]:
@@ -195,31 +196,11 @@ def _settings(job: RunJob) -> dict[str, Any]:
     return settings | {"extra": of_all.extra}
 
 
-def _parameters(run: Path, job: RunJob) -> dict[str, Any]:
-    """What the #SBATCH lines say, in submitit's words."""
-    settings, memory = _settings(job), job.resources.train.memory_gb
-    as_they_are = ("partition", "account", "qos", "constraint", "exclude", "time", "cpus_per_task")
-    return {name: settings[name] for name in as_they_are} | {
-        "job_name": f"brainage-{run.name}",
-        "nodes": job.nodes,
-        "ntasks_per_node": job.resources.train.processes_per_node,
-        "gpus_per_node": settings["gpus_per_node"] or None,
-        "mem": None if memory is None else f"{math.ceil(memory * 1024)}M",
-        "signal_delay_s": settings["save_seconds"],
-        "setup": list(job.resources.setup),
-        "stderr_to_stdout": True,
-        "use_srun": False,
-        "wckey": None,  # else submitit's own, which a site may not know
-        "additional_parameters": {"requeue": True, "output": f"{_logs(run)}/job-%j.log"}
-        | settings["extra"],
-    }
-
-
 def _command(run: Path, job: RunJob) -> str:
     asked = job.resources.train
     lines = [f"run={shlex.quote(str(run.absolute()))}", f"worker=({shlex.join(job.worker)})"]
     if (code := code_of(run, job)) is not None:
-        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
+        lines.append(line_for(code))
     for name, value in ((SCRATCH, asked.scratch), (INTERFACE, asked.interface)):
         if value is not None:
             lines.append(f"export {name}={shlex.quote(value)}")

@@ -1,10 +1,18 @@
-"""Around a call of sbatch: what it must not see of this shell, and what its refusals mean."""
+"""A job as sbatch takes it: its file, its submission, and what a refusal means.
+
+submitit writes the file, submits it and reads the job's number. It is given a shell command and no Python
+object, so that nothing is pickled, and it has no part in what happens then.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from hpc_brainage.cluster.slurm import partitions
 from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, UsageError
@@ -22,6 +30,84 @@ _REFUSALS = (
     ("node configuration", ("cpus", "cpus_per_task", "gpus_per_node", "memory_gb", "constraint")),
     ("unrecognized option", ("extra",)),
 )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a job asks for, and where it says what it does; everything but its command.
+
+    Parameters
+    ----------
+    name : of the job, as `squeue` shows it.
+    logs : folder for what SLURM, the set-up lines and the command say, and for the sbatch file.
+    asked : what the #SBATCH lines say, in submitit's words; what is None is left to the site.
+    memory_gb : of a node, in GiB; None leaves it to the site.
+    setup : shell lines that run first.
+    extra : further options of sbatch.
+
+    Raises
+    ------
+    UsageError : SLURM could not write into a folder of that name.
+    """
+
+    name: str
+    logs: Path
+    asked: Mapping[str, Any]
+    memory_gb: float | None
+    setup: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "%" in str(self.logs):
+            raise UsageError("SLURM puts numbers in place of a % in a log's path", where=self.logs)
+
+    def with_more(self, **extra: Any) -> Batch:
+        """The same with further options of sbatch."""
+        return replace(self, extra={**self.extra, **extra})
+
+    def text(self, command: str) -> str:
+        """The sbatch file, which `sbatch` takes as it is; `command` may be several shell lines."""
+        return _written(command, self.logs, self._parameters())
+
+    def submit(self, command: str, settings: Mapping[str, object]) -> str:
+        """Submit it; returns the job's number. The file stays in the folder of the logs.
+
+        `settings` are those of the site's TOML by name, for what is said of a refusal.
+
+        Raises
+        ------
+        EnvironmentLacks : no SLURM can be reached.
+        UsageError : SLURM refuses the job.
+        """
+        with refusals(settings), outside_of_any_job():
+            return _submitted(command, self.logs, self._parameters())
+
+    def _parameters(self) -> dict[str, Any]:
+        log = "job-%A_%a.log" if "array" in self.extra else "job-%j.log"
+        return {
+            **self.asked,
+            "job_name": self.name,
+            "mem": None if self.memory_gb is None else f"{math.ceil(self.memory_gb * 1024)}M",
+            "setup": list(self.setup),
+            "stderr_to_stdout": True,
+            "use_srun": False,
+            "wckey": None,  # else submitit's own, which a site may not know
+            "additional_parameters": {"requeue": True, "output": f"{self.logs}/{log}", **self.extra},
+        }
+
+
+def _written(command: str, logs: Path, parameters: Mapping[str, Any]) -> str:
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    return _make_sbatch_string(command, logs, **parameters)
+
+
+def _submitted(command: str, logs: Path, parameters: Mapping[str, Any]) -> str:
+    import submitit
+
+    executor = submitit.SlurmExecutor(logs)
+    executor.update_parameters(**parameters)
+    return str(executor._submit_command(command).job_id)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 
 from hpc_brainage.config import TrainingConfig
 from hpc_brainage.training.distributed import Processes, import_deepspeed, limit_waiting
+from hpc_brainage.training.gradients import SharedGradients
 from hpc_brainage.training.objective import Batch, Objective
 from hpc_brainage.training.optimizer import adamw, cosine, decayed
 
@@ -70,9 +71,13 @@ class Engine:
                 config=deepspeed_config(config, processes.world_size),
                 dist_init_required=False,
             )
-        if processes.world_size == 1 and config.zero_stage == 0:
-            # DeepSpeed would carry all gradients through its buckets, with nobody to add them to.
+        self._gradients: SharedGradients | None = None
+        if config.zero_stage == 0:
+            # DeepSpeed would carry all gradients through its buckets once the backward pass is over, also
+            # where there is nobody to add them to.
             self._engine.enable_backward_allreduce = False
+            if processes.world_size > 1:
+                self._gradients = SharedGradients(list(objective.parameters()), processes.world_size)
         limit_waiting(timedelta(minutes=config.timeout_minutes))
         self._adamw = optimizer
         if found:
@@ -88,7 +93,12 @@ class Engine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             loss, terms = self._engine(batch)
+            is_last = self._engine.is_gradient_accumulation_boundary()
+            if self._gradients:
+                self._gradients.begin(is_last=is_last)
             self._engine.backward(loss)
+            if self._gradients and is_last:
+                self._gradients.end()
             self._engine.step()
         return loss.detach() / batch.processes, terms
 

@@ -20,6 +20,7 @@ import torch
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Piece
 from hpc_brainage.training.lease import Lease, TakenOver
+from hpc_brainage.training.of_stack import newest_with, share_of, stack_name
 from hpc_brainage.training.snapshot import Snapshot, Snapshots
 from hpc_brainage.training.stop import Agreement, Signals, Stopped, Wish
 
@@ -82,8 +83,16 @@ class Keeper:
     ) -> None:
         self._writer.shutdown()
 
-    def begin(self, name: str) -> Snapshot | None:
-        """Begin, or go on with, what is called `name`: the newest checkpoint of it, if there is one."""
+    def has_begun(self, name: str) -> bool:
+        """Whether this process finds a checkpoint of what is called `name`."""
+        return Snapshots(self.folder / name, self.key).newest() is not None
+
+    def begin(self, name: str, member: int | None = None) -> Snapshot | None:
+        """Begin, or go on with, what is called `name`: the newest checkpoint of it, if there is one.
+
+        Where there is none, a member of this number goes on from its share of what was saved of many
+        members together, if it was one of them.
+        """
         self._snapshots = Snapshots(self.folder / name, self.key)
         newest = self._snapshots.newest() if self.processes.is_first else None
         told = self.processes.word_of_the_first(-1.0 if newest is None else float(newest))
@@ -91,7 +100,19 @@ class Keeper:
         if self.processes.is_first:
             self._snapshots.forget_unless(step)
         self._last = time.monotonic()
-        return None if step is None else self._snapshots.read(step)
+        if step is not None:
+            return self._snapshots.read(step)
+        return None if member is None else self._share(member)
+
+    def _share(self, member: int) -> Snapshot | None:
+        found = newest_with(self.folder, self.key, member) if self.processes.is_first else None
+        first, last, step = (
+            int(self.processes.word_of_the_first(float(number))) for number in found or (-1, -1, -1)
+        )
+        if step < 0:
+            return None
+        saved = Snapshots(self.folder / stack_name(first, last), self.key).read(step)
+        return share_of(saved, member)
 
     def after_step(self, state: Callable[[], State]) -> None:
         """Save, if it is time to or the run shall stop; all processes call this after the same step.

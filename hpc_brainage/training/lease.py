@@ -75,6 +75,18 @@ class Lease:
         if not self._is_taken():
             self.path.unlink(missing_ok=True)
 
+    def refuse_if_held(self) -> None:
+        """Make sure that nobody trains, without taking the lease; a file that may be a dead owner's is
+        watched for as long as `patience`.
+
+        Raises
+        ------
+        TrainingError : another process holds it, and is alive.
+        """
+        found = self._found()
+        if found is not None and not self._is_dead(found):
+            self._watch(found)
+
     def _made(self) -> bool:
         """Make the file, if there is none: of all who try, one succeeds."""
         written = self.path.with_name(f".{self.path.name}.{self._mine['token']}")
@@ -165,6 +177,15 @@ def holder_is_gone(path: Path) -> bool:
     if not isinstance(found, dict) or found.get("machine") is None or found["machine"] != _machine():
         return False
     return _born(found.get("pid", 0)) != found.get("born")
+
+
+def holding_job(path: Path) -> str | None:
+    """The number of the SLURM job that has left a lease, or holds it; None of any other holder."""
+    try:
+        found = read_json(path)
+    except BrainAgeError:
+        return None
+    return found.get("job") if isinstance(found, dict) else None
 
 
 def _machine() -> str | None:

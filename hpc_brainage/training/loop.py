@@ -95,7 +95,7 @@ def train_member(
             "member %d: the last scans of an epoch are fewer than the %d parts of a step and join the step"
             " before, so it learns in other steps than one process would", task.index, shares,
         )  # fmt: skip
-    found = keeper.begin(f"member-{task.index}") if keeper else None
+    found = keeper.begin(_name(task), task.index) if keeper else None
     progress = _progress(found, member, processes)
     if on_begin:
         on_begin(progress.epoch)
@@ -141,6 +141,15 @@ def train_member(
     if len(validation):
         summary |= {"best_epoch": best.epoch, "validation_mae": best.error}
     return member.eval(), summary
+
+
+def has_begun(task: MemberTask, keeper: Keeper) -> bool:
+    """Whether a checkpoint of this member alone is there, from which `train_member` goes on."""
+    return keeper.has_begun(_name(task))
+
+
+def _name(task: MemberTask) -> str:
+    return f"member-{task.index}"
 
 
 def _state(engine: Engine, progress: Progress, processes: Processes, task: MemberTask) -> State:

@@ -39,7 +39,7 @@ from hpc_brainage.training.distributed import (
 from hpc_brainage.training.folds import assign_folds
 from hpc_brainage.training.keeper import Keeper
 from hpc_brainage.training.lease import Lease
-from hpc_brainage.training.loop import EpochReport, MemberTask, member_seed, train_member
+from hpc_brainage.training.loop import EpochReport, MemberTask, has_begun, member_seed, train_member
 from hpc_brainage.training.prediction import predict_rows
 from hpc_brainage.training.preparation import check_settings
 from hpc_brainage.training.records import LEASE, RunFolder, what_is_computed
@@ -200,32 +200,19 @@ def _trained(
     begun: Callable[[Sequence[int], int], None],
 ) -> Iterator[tuple[int, Member, dict[str, Any]]]:
     """Each member that is not done, as soon as it is trained: its number, itself, and a summary."""
-    stacked = can_be_stacked(data, config, keeper.processes, config.training.folds)
-    if keeper.processes.is_first:
-        _say_what_is_left_behind(keeper.folder, stacked)
+    processes = keeper.processes
+    stacked = can_be_stacked(data, config, processes, config.training.folds)
+    left = [task for task in tasks if task.index not in done]
+    # A member that more processes have begun is finished by itself: members of a stack step together.
+    alone = [task for task in left if has_begun(task, keeper)] if stacked else left
+    for task in alone:
+        this = partial(begun, [task.index])
+        yield task.index, *train_member(data, task, config, processes, report, keeper, this)
+        keeper.end()
     if stacked:
+        done = {*done, *(task.index for task in alone)}
         everyone = [data] * len(tasks)
-        device = keeper.processes.device
-        yield from train_stacked(everyone, tasks, config, device, report, done, keeper, begun)
-        return
-    for task in tasks:
-        if task.index not in done:
-            this = partial(begun, [task.index])
-            yield (
-                task.index,
-                *train_member(data, task, config, keeper.processes, report, keeper, this),
-            )
-            keeper.end()
-
-
-def _say_what_is_left_behind(checkpoints: Path, stacked: bool) -> None:
-    """Members that are trained together cannot go on one by one, nor the other way round."""
-    if left := sorted(checkpoints.glob("member-*/step-*" if stacked else "members-*/step-*")):
-        _LOG.warning(
-            "training does not go on from %s: it was saved by %s; stop, and start it so again, to go on"
-            " from there", left[-1],
-            "more processes, or with other settings" if stacked else "one process, many members at once",
-        )  # fmt: skip
+        yield from train_stacked(everyone, tasks, config, processes.device, report, done, keeper, begun)
 
 
 def _take(held: ExitStack, run: RunFolder, processes: Processes) -> Lease | None:

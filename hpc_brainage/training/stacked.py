@@ -38,6 +38,7 @@ from hpc_brainage.training.loop import (
 )
 from hpc_brainage.training.mixing import mixed, mixing
 from hpc_brainage.training.objective import Batch, Objective, step_counts
+from hpc_brainage.training.of_stack import stack_name
 from hpc_brainage.training.optimizer import adamw, cosine, decayed
 from hpc_brainage.training.preparation import network_inputs, new_member
 from hpc_brainage.training.progress import Progress
@@ -274,10 +275,14 @@ class _Stack:
                 )
             progress.next_epoch()
 
+    @property
+    def _members(self) -> list[int]:
+        return [learner.task.index for learner in self.learners]
+
     def go_on(self, keeper: Keeper | None) -> None:
         """Put back what was saved of these members, if anything was."""
-        first, last = self.learners[0].task.index, self.learners[-1].task.index
-        found = keeper.begin(f"members-{first}-{last}") if keeper else None
+        name = stack_name(self._members[0], self._members[-1])
+        found = keeper.begin(name) if keeper else None
         if found is None:
             return
         for name, parameter in self.parameters.items():
@@ -314,7 +319,7 @@ class _Stack:
             pieces=pieces,
             fixed=sums,
             sizes={key: piece.values.numel() for key, piece in pieces.items()},
-            record=self.progress.describe([]),
+            record={**self.progress.describe([]), "members": self._members},
         )
 
     def finished(self) -> Iterator[tuple[Member, dict[str, Any]]]:

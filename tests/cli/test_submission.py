@@ -6,13 +6,14 @@ SLURM only pretends here; `tests/slurm` has the real one.
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from cli.commands import Brainage
 from conversion.synthetic import small_shards
 from pretended_slurm import pretend_slurm
+
+from hpc_brainage.cluster.array import work_in
 
 PEOPLE = 20
 
@@ -32,16 +33,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commands(folder: Path) -> list[list[str]]:
-    """What each job that was submitted from `folder` runs, the last one last."""
-    from submitit.helpers import DelayedSubmission
-
+    """What each job that was submitted from `folder` types, the last one last."""
     (logs,) = folder.glob("*.jobs/*")
-    files = sorted(
-        logs.glob("*_submitted.pkl"), key=lambda path: [int(n) for n in path.stem.split("_")[:-1]]
-    )
-    jobs = [DelayedSubmission.load(path).function for path in files]
-    assert {job.folder for job in jobs} == {str(folder)}
-    return [list(job.words) for job in jobs]
+    work = work_in(logs)
+    assert work.folder == str(folder)
+    assert not list(logs.rglob("*.pkl"))
+    return [list(words) for words in (*work.commands, work.last)]
 
 
 def test_every_job_types_what_the_user_typed(
@@ -54,12 +51,12 @@ def test_every_job_types_what_the_user_typed(
         )  # fmt: skip
     assert answer.code == 0, answer.text
     *array, last = commands(tmp_path)
-    start = [sys.executable, "-m", "hpc_brainage.cli.main", "convert", "--workers=2"]
+    start = ["convert", "--workers=2"]
     said = ["--add", f"smri/more={table}", "--where", "age >= 21", "--features", "*_thickness"]
     end = ["--", "people.csv", "a store.zarr"]
     for number, words in enumerate(array, start=1):
-        assert words[:6] == [*start, f"--part={number}/3"]
-        assert sorted(words[6:-3]) == sorted(said)
+        assert words[:3] == [*start, f"--part={number}/3"]
+        assert sorted(words[3:-3]) == sorted(said)
         assert words[-3:] == end
     assert len(array) == 3
     assert sorted(last) == sorted([*start, *said, *end])
@@ -74,7 +71,7 @@ def test_it_says_how_to_watch_the_jobs_and_how_to_do_without(
     (logs,) = tmp_path.glob("people.zarr.jobs/*")
     for words in ("array 100 of", "job 200 then", "squeue -j 100,200", logs.name, "without --cluster"):
         assert words in answer.text
-    assert f"--array=0-{len(commands(tmp_path)) - 2}" in (slurm / "job-1").read_text()
+    assert f"--array=1-{len(commands(tmp_path)) - 1}" in (slurm / "job-1").read_text()
 
 
 def test_work_that_is_one_part_is_one_job(
@@ -93,7 +90,7 @@ def test_the_command_of_a_job_is_one_that_can_be_run(
 ) -> None:
     brainage("convert", "people.csv", "--cluster", "slurm")
     (words,) = commands(tmp_path)
-    answer = brainage(*words[3:])
+    answer = brainage(*words)
     assert answer.code == 0, shlex.join(words)
     assert f"{PEOPLE} scans in the store" in answer.text
     again = brainage("convert", "people.csv", "--cluster", "slurm")

@@ -5,16 +5,20 @@ The real one is in `tests/slurm`.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from pretended_slurm import pretend_slurm
 
-from hpc_brainage.cluster.array import Command, Submission, submit
+from hpc_brainage.cluster.array import Submission, submit, work_in
 from hpc_brainage.cluster.resources import Resources
 from hpc_brainage.errors import EnvironmentLacks, UsageError
+
+BY_HAND = Path(__file__).parents[2] / "slurm" / "convert.sbatch"
 
 
 @pytest.fixture
@@ -24,8 +28,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def submitted(folder: Path, commands: int = 3, **settings: object) -> Submission:
-    words = [["program", f"--part={index}"] for index in range(commands)]
-    return submit(words, ["program"], Resources(**settings), folder, "try")  # type: ignore[arg-type]
+    words = [["convert", f"--part={index}"] for index in range(commands)]
+    return submit(words, ["convert"], Resources(**settings), folder, "try")  # type: ignore[arg-type]
 
 
 def asked(slurm: Path, job: int) -> list[str]:
@@ -42,7 +46,7 @@ def test_an_array_is_asked_for_and_a_job_that_waits_for_all_of_it(slurm: Path, t
     for line in ("--partition=long", "--account=lab", "--mem=1536M", "--time=90", "--cpus-per-task=4"):
         assert f"#SBATCH {line}" in array
         assert f"#SBATCH {line}" in last
-    assert "#SBATCH --array=0-2%3" in array
+    assert "#SBATCH --array=1-3" in array
     assert not any("dependency" in line for line in array)
     assert "#SBATCH --dependency=afterany:100" in last
     assert not any("--array" in line for line in last)
@@ -53,9 +57,8 @@ def test_a_job_is_queued_again_and_its_steps_have_all_its_cores(slurm: Path, tmp
     script = asked(slurm, 1)
     assert "#SBATCH --requeue" in script
     assert "#SBATCH --open-mode=append" in script
-    (launch,) = (line for line in script if line.startswith("srun "))
-    assert "--cpus-per-task=3" in launch
-    assert sys.executable in launch
+    assert "#SBATCH --signal=USR2@90" in script
+    assert any(line.startswith('srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"') for line in script)
     assert not any("wckey" in line or "partition" in line for line in script)
 
 
@@ -154,19 +157,70 @@ def test_a_percent_sign_in_the_path_of_the_logs_is_refused(slurm: Path, tmp_path
     assert not (slurm / "job-1").exists()
 
 
-@pytest.mark.parametrize(("program", "code"), [("exit 4", 4), ("kill -KILL $$", 137)])
-def test_a_job_ends_as_its_command_did(tmp_path: Path, program: str, code: int) -> None:
-    with pytest.raises(SystemExit) as ended:
-        Command(("sh", "-c", program), str(tmp_path))()
-    assert ended.value.code == code
+def test_what_the_jobs_do_stands_in_their_folder_and_nothing_is_pickled(
+    slurm: Path, tmp_path: Path
+) -> None:
+    folder = submitted(tmp_path / "jobs").folder
+    work = work_in(folder)
+    assert work.folder == str(tmp_path)
+    assert [work.words(task) for task in ("1", "3", "last")] == [
+        ("convert", "--part=0"), ("convert", "--part=2"), ("convert",)
+    ]  # fmt: skip
+    for task in ("0", "4", "-1", "first"):
+        with pytest.raises(UsageError, match="no such task"):
+            work.words(task)
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
+        "100_submission.sh", "200_submission.sh", "code", "work.json"
+    ]  # fmt: skip
 
 
-def test_a_command_runs_in_the_folder_that_it_was_submitted_from(tmp_path: Path) -> None:
-    command = Command(("sh", "-c", "pwd > here"), str(tmp_path))
-    assert command() is None
-    assert (tmp_path / "here").read_text().strip() == str(tmp_path)
+def test_jobs_run_the_code_of_when_they_were_submitted(slurm: Path, tmp_path: Path) -> None:
+    folder = submitted(tmp_path / "jobs").folder
+    (code,) = (folder / "code").iterdir()
+    assert (code / "hpc_brainage" / "cli" / "task.py").is_file()
+    assert f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}" in asked(slurm, 1)
+    content = json.loads((folder / "work.json").read_text())
+    (folder / "work.json").write_text(json.dumps(content | {"version": "0.0.1"}))
+    with pytest.raises(EnvironmentLacks, match=r"submitted with version 0\.0\.1"):
+        work_in(folder)
 
 
-def test_a_job_whose_time_is_up_is_the_same_command_again(tmp_path: Path) -> None:
-    command = Command(("true",), str(tmp_path))
-    assert command.checkpoint().function == command
+def test_a_folder_of_no_submission_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"work\.json"):
+        work_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("array", "task", "job"), [(False, "last", "12"), (True, "3", "10_3")], ids=["last", "of the array"]
+)
+@pytest.mark.parametrize(
+    ("code", "requeued"), [(0, False), (4, False), (75, True), (140, True), (143, True), (137, False)]
+)
+def test_only_a_job_that_was_told_to_stop_queues_itself_again(
+    slurm: Path, tmp_path: Path, array: bool, task: str, job: str, code: int, requeued: bool
+) -> None:
+    """And not the whole array, whose number is that of one of its jobs."""
+    folder = submitted(tmp_path / "my jobs").folder
+    programs = tmp_path / "programs"
+    (programs / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{tmp_path}/ran"\nexit {code}\n')
+    (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" > "{tmp_path}/asked"\n')
+    (programs / "scontrol").chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "3"}
+    if array:
+        env |= {"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(["bash", slurm / "job-1"], env=env, check=False, timeout=20)
+    assert done.returncode == code
+    words = (tmp_path / "ran").read_text().splitlines()
+    assert words[0] == "--cpus-per-task=3"
+    assert words[-6:] == [sys.executable, "-P", "-m", "hpc_brainage.cli.task", str(folder), task]
+    assert (tmp_path / "asked").is_file() == requeued
+    if requeued:
+        assert (tmp_path / "asked").read_text() == f"requeue {job}\n"
+
+
+def test_the_sbatch_file_of_the_repository_asks_for_the_same(slurm: Path, tmp_path: Path) -> None:
+    submitted(tmp_path / "jobs")
+    by_hand = [line for line in BY_HAND.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --requeue", "#SBATCH --open-mode=append", "#SBATCH --cpus-per-task=2"} <= set(
+        asked(slurm, 1)
+    ) & set(by_hand)

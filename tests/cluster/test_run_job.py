@@ -23,7 +23,7 @@ from hpc_brainage.cluster.run_job import (
     plan_job,
     submit_run,
 )
-from hpc_brainage.errors import TrainingError, UsageError
+from hpc_brainage.errors import EnvironmentLacks, TrainingError, UsageError
 from hpc_brainage.provenance import package_version
 
 SBATCH = Path(__file__).parents[2] / "slurm" / "train.sbatch"
@@ -159,7 +159,7 @@ def test_a_refusal_names_the_setting_that_it_is_about(
 def test_a_percent_sign_in_a_run_s_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "50%j").mkdir()
     with pytest.raises(UsageError, match="%"):
-        job(tmp_path / "50%j")
+        batch_file(tmp_path / "50%j", job(tmp_path / "50%j"))
 
 
 def test_what_is_kept_of_a_job_is_read_back_whole(run: Path) -> None:
@@ -196,6 +196,6 @@ def test_a_job_does_not_run_another_version_than_was_submitted(run: Path) -> Non
     keep_job(run, job(run))
     check_version(run)
     keep_job(run, job(run).model_copy(update={"version": "0.0.1"}))
-    with pytest.raises(TrainingError, match="brainage resume") as refused:
+    with pytest.raises(EnvironmentLacks, match="brainage resume") as refused:
         check_version(run)
     assert package_version() in str(refused.value)

@@ -70,9 +70,9 @@ def save_often() -> None:
     """Write a checkpoint after every step that finds the last one written."""
     begin = Keeper.begin
 
-    def eager(keeper: Keeper, name: str) -> object:
+    def eager(keeper: Keeper, *what: object) -> object:
         keeper.seconds = 0.0
-        return begin(keeper, name)
+        return begin(keeper, *what)
 
     Keeper.begin = eager
 

@@ -95,8 +95,8 @@ def assert_as_undisturbed(run: RunFolder, undisturbed: RunFolder, tolerance: flo
         lines = [json.loads(line) for line in one.metrics.read_text().splitlines()]
         curves.append({(line["member"], line["epoch"], line["step"]): line["loss"] for line in lines})
         assert len(curves[-1]) == len(lines)
-    assert list(curves[0]) == list(curves[1])
-    np.testing.assert_allclose(list(curves[0].values()), list(curves[1].values()), rtol=tolerance)
+    assert sorted(curves[0]) == sorted(curves[1])
+    assert curves[0] == pytest.approx(curves[1], rel=tolerance)
 
 
 def told_to_stop(run: RunFolder) -> None:
@@ -151,6 +151,25 @@ def test_one_process_is_followed_by_two_of_which_one_is_killed_and_the_other_end
     assert any(run.checkpoints.glob("member-0/*/rank-1.json"))
     run_training(run.path)
     assert_as_undisturbed(run, undisturbed, 1e-4)
+
+
+@pytest.mark.timeout(200)
+def test_members_that_one_process_trains_together_go_on_by_two_processes_and_by_one_again(
+    store: Path, one_thread: None, tmp_path: Path
+) -> None:
+    together = "training.validation=0"
+    left_alone = prepared(tmp_path / "alone", store, 0, together)
+    run_training(left_alone.path)
+    run = prepared(tmp_path / "run", store, 0, together)
+    told_to_stop(run)
+    assert [path.name for path in run.checkpoints.glob("member*/")] == ["members-0-1"]
+    codes, said = start(run, "stop", 1, 2, world=2)
+    assert codes == [STOPPED_EXIT, STOPPED_EXIT], said
+    (own,) = (run.checkpoints / "member-0").iterdir()
+    (shared,) = (run.checkpoints / "members-0-1").iterdir()
+    assert own.name > shared.name, "it went on from its share"
+    run_training(run.path)
+    assert_as_undisturbed(run, left_alone, 1e-4)
 
 
 @pytest.mark.timeout(90)

@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 from cli.commands import type_command
 from conversion.synthetic import hashes
-from slurm.asking import ask, wait_for
-
-from hpc_brainage.cluster.array import submit
-from hpc_brainage.cluster.resources import Resources
+from slurm.asking import ask, wait_for, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -66,14 +63,14 @@ def submitted(folder: Path, *words: str) -> str:
 
 
 def logs(folder: Path) -> str:
-    return "\n".join(path.read_text() for path in sorted(folder.glob("*.jobs/*/*.out")))
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.jobs/*/*.log")))
 
 
 def test_an_array_makes_the_bytes_of_one_process(slurm: None, cohort: Path) -> None:
     jobs = submitted(cohort, "array.zarr")
     array, last = jobs.split(",")
     wait_for(jobs)
-    assert ends(jobs, 7) == {f"{array}_{n}": "COMPLETED" for n in range(6)} | {last: "COMPLETED"}, logs(
+    assert ends(jobs, 7) == {f"{array}_{n}": "COMPLETED" for n in range(1, 7)} | {last: "COMPLETED"}, logs(
         cohort
     )
     assert hashes(cohort / "array.zarr") == hashes(cohort / "alone.zarr")
@@ -91,7 +88,7 @@ def test_the_last_job_does_what_a_cancelled_one_left(slurm: None, cohort: Path) 
     )  # four jobs run at a time: this one has not begun, and never has an account
     wait_for(jobs)
     assert ends(jobs, 6)[last] == "COMPLETED", logs(cohort)
-    (log,) = cohort.glob(f"cancelled.zarr.jobs/*/{last}_*.out")
+    (log,) = cohort.glob(f"cancelled.zarr.jobs/*/job-{last}.log")
     assert "40 scans skipped" in log.read_text()
     assert hashes(cohort / "cancelled.zarr") == hashes(cohort / "alone.zarr")
 
@@ -114,32 +111,78 @@ def test_the_sbatch_file_does_the_same_by_hand(
     assert hashes(cohort / "by hand.zarr") == hashes(cohort / "alone.zarr")
 
 
-def test_a_preempted_job_goes_on_later_and_the_last_one_waits_for_it(
-    slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The command sleeps for longer than the test may take, unless it has been queued again."""
-    monkeypatch.chdir(tmp_path)
-    program = (
-        "import os, pathlib, sys, time; "
-        "pathlib.Path(sys.argv[1]).touch(); "
-        "'SLURM_RESTART_COUNT' in os.environ or sys.argv[1] == 'last' or time.sleep(300); "
-        "pathlib.Path(sys.argv[1] + '-ended').touch()"
+def stuck(folder: Path, name: str) -> str:
+    """A site whose first job of an array sleeps for longer than a test may take, in its first start only.
+
+    It does so in the middle of the command; the file NAME appears then.
+    """
+    (folder / name).mkdir()
+    (folder / name / "sitecustomize.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "class Stuck:\n"
+        "    def find_spec(self, module, *_):\n"
+        "        if module == 'hpc_brainage.conversion.parts':\n"
+        f"            pathlib.Path({str(folder / name / 'is stuck')!r}).touch()\n"
+        "            time.sleep(300)\n"
+        "if os.environ.get('SLURM_ARRAY_TASK_ID') == '1' and 'SLURM_RESTART_COUNT' not in os.environ:\n"
+        "    sys.meta_path.insert(0, Stuck())\n"
     )
-    first = [sys.executable, "-c", program, "first"]
-    last = [sys.executable, "-c", program, "last"]
-    submission = submit([first], last, Resources(partition="main", cpus=4), Path("jobs"), "preempted")
-    until = time.monotonic() + 90
-    while not (tmp_path / "first").exists():
-        assert time.monotonic() < until, ask("squeue")
-        time.sleep(0.2)
+    site = f"{name}.toml"
+    (folder / site).write_text(f"{SITE}setup = ['export PYTHONPATH=\"{folder / name}\"']\n")
+    return site
+
+
+def begun(folder: Path, name: str) -> tuple[str, str]:
+    """Submit a conversion whose first job is stuck, and wait until it is: the array, and the last job."""
+    answer = type_command(
+        folder, "convert", "images", f"{name}.zarr", "--cluster", stuck(folder, name), "--jobs", 2
+    )
+    assert answer.code == 0, answer.text
+    array, last = answer.text.partition("squeue -j ")[2].split()[0].split(",")
+    wait_until((folder / name / "is stuck").exists)
+    return array, last
+
+
+def went_on(folder: Path, name: str, array: str, last: str) -> None:
+    """Wait for the jobs; the stuck one came back, all of it was done by the array, and it is right."""
+    wait_for(f"{array},{last}")
+    states = {f"{array}_1": "COMPLETED", f"{array}_2": "COMPLETED", last: "COMPLETED"}
+    assert ends(f"{array},{last}", 3) == states, logs(folder)
+    (log,) = folder.glob(f"{name}.zarr.jobs/*/job-{last}.log")
+    assert "everything had been converted before; nothing was left to do" in log.read_text()
+    assert hashes(folder / f"{name}.zarr") == hashes(folder / "alone.zarr")
+
+
+def test_a_preempted_job_goes_on_later_and_the_last_one_waits_for_it(slurm: None, cohort: Path) -> None:
+    array, last = begun(cohort, "preempted")
     urgent = ask(
         "sbatch", "--parsable", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap", "true"
     ).strip()
-    wait_for(f"{urgent},{submission.ids}")
-    assert ends(submission.ids, 2) == {submission.array: "COMPLETED", submission.last: "COMPLETED"}
-    ended = [tmp_path / f"{name}-ended" for name in ("first", "last")]
-    assert ended[0].stat().st_mtime < (tmp_path / "last").stat().st_mtime
-    assert all(path.exists() for path in ended)
+    wait_for(urgent)
+    went_on(cohort, "preempted", array, last)
+
+
+def test_a_job_whose_time_is_nearly_up_queues_itself_again_and_no_other_one(
+    slurm: None, cohort: Path
+) -> None:
+    """SLURM sends the signal itself up to a minute early; here the test does."""
+    array, last = begun(cohort, "timed")
+    ask("scancel", "--signal=USR2", f"{array}_1")
+    went_on(cohort, "timed", array, last)
+    (log,) = cohort.glob(f"timed.zarr.jobs/*/job-{array}_1.log")
+    assert f"job {array}_1 was told to stop and is queued again" in log.read_text()
+    other = next(cohort.glob(f"timed.zarr.jobs/*/job-{array}_2.log"))
+    assert other.read_text().count("share 2 of 2") == 1
+
+
+def test_a_job_that_runs_is_cancelled_for_good(slurm: None, cohort: Path) -> None:
+    array, last = begun(cohort, "ended")
+    ask("scancel", f"{array}_1")
+    wait_for(f"{array},{last}")
+    assert ends(f"{array},{last}", 3) == {
+        f"{array}_1": "CANCELLED", f"{array}_2": "COMPLETED", last: "COMPLETED"
+    }, logs(cohort)  # fmt: skip
+    assert hashes(cohort / "ended.zarr") == hashes(cohort / "alone.zarr")
 
 
 def test_a_partition_that_is_not_there_is_answered_with_those_that_are(slurm: None, cohort: Path) -> None:

@@ -57,9 +57,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step that finds the last checkpoint written begins the next one."""
     begin = Keeper.begin
 
-    def at_once(keeper: Keeper, name: str) -> object:
+    def at_once(keeper: Keeper, *what: object) -> object:
         keeper.seconds = 0.0
-        return begin(keeper, name)
+        return begin(keeper, *what)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Keeper, "begin", at_once)
 
@@ -405,24 +405,30 @@ def test_a_finished_member_that_cannot_be_used_is_trained_again_and_the_reason_i
     assert_same_run(again, first)
 
 
-def test_checkpoints_that_another_way_of_training_left_are_named_and_end_with_the_run(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("stops", [(4,), (4, 3), (7, 7)], ids=str)
+def test_members_that_were_saved_together_go_on_one_by_one_and_together_again(
+    stops: tuple[int, ...], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
-    at_step(4, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
-    with pytest.raises(Stopped):
-        run_training(run.path)
-    with caplog.at_level(logging.WARNING):
-        finished = whole(run.path, store, config("training.zero_stage=1"))
-    assert "training does not go on from" in caplog.text
-    assert "members-0-1" in caplog.text
-    finished.folder.finish()
-    assert not [path for path in run.checkpoints.iterdir() if path.is_dir()]
-
-
-def test_nobody_else_may_train_in_the_folder_until_the_run_is_finished(store: Path, tmp_path: Path) -> None:
-    run = RunFolder.prepare(tmp_path / "run", config(), store, None)
-    held: list[bool] = []
-    run_training(run.path, finish=lambda finished: held.append((finished.folder.path / LEASE).is_file()))
-    assert held == [True]
-    assert not (run.path / LEASE).exists()
+    """Stopped so many steps after the beginning, and after going on in the other way."""
+    undisturbed = whole(tmp_path / "undisturbed", store, config())
+    ways = [config(), config("training.zero_stage=1")]
+    run = tmp_path / "run"
+    for number, stop in enumerate(stops):
+        RunFolder.prepare(run, ways[number % 2], store, None)
+        at_step(stop, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+        with pytest.raises(Stopped):
+            run_training(run)
+    (run / "metrics.jsonl").touch()  # a run that was stopped in its first epoch has none
+    before = lines(RunFolder(run))
+    went_on = whole(run, store, ways[len(stops) % 2])
+    after = lines(went_on.folder)
+    assert after[: len(before)] == before, "what was reported is not trained again"
+    np.testing.assert_allclose(went_on.held_out["brain_age"], undisturbed.held_out["brain_age"], rtol=1e-4)
+    curves = [
+        {(line["member"], line["epoch"]): line["loss"] for line in found}
+        for found in (after, lines(undisturbed.folder))
+    ]
+    assert len(after) == len(curves[0])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    went_on.folder.finish()
+    assert not [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
