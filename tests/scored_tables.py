@@ -37,7 +37,7 @@ def score_table(people: int = 200, seed: int = 0, *, sites: int = 4, noise: floa
             "bag_corrected": predicted - INTERCEPT - SLOPE * age,
             "bias_method": "beheshti",
             "bias_fit": "held-out training people (smri)",
-            "held_out": False,
+            "in_training": False,
             "has_smri": True,
             "has_fmri": False,
             "age_in_training_range": pd.array([True] * people, dtype="boolean"),
@@ -82,7 +82,7 @@ def not_scored(table: pd.DataFrame, rows: list[int], reason: str = "cannot be re
 def sidecar(table: pd.DataFrame, **model: Any) -> dict[str, Any]:
     """What stands in OUT.json."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "model": {"name": "planted", "sha256": "a" * 64, **model},
         "store": {"name": "cohort", "sha256": "b" * 64},
         "where": None,

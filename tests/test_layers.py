@@ -24,7 +24,7 @@ PACKAGE = Path(hpc_brainage.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 LONGEST_FILE = 500
 
-GROUND = ("errors", "config", "provenance", "files", "scans", "modality")
+GROUND = ("errors", "config", "provenance", "files", "scans", "modality", "numerals")
 LEVELS = (
     GROUND,
     ("cohorts", "store", "model", "losses", "cluster"),

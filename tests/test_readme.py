@@ -77,7 +77,7 @@ def test_the_commands_for_one_s_own_data_work_as_they_stand(desk: Path) -> None:
     scored = pd.read_csv(desk / "scores" / "cases.tsv", sep="\t")
     assert len(scored) == PEOPLE / 3
     assert set(scored["status"]) == {"scored"}
-    assert not scored["held_out"].any()
+    assert not scored["in_training"].any()
 
 
 def test_the_commands_for_large_cohorts_work_as_they_stand(desk: Path) -> None:

@@ -9,8 +9,8 @@ round by round, and medians printed:
 - `resident`: what the members compute of a scan, on blocks that lie in memory: the limit. `forward` is the
   ages alone, without uncertainty and depth.
 - `one process`: `Predictor.score` over the whole store, in this process: reading, computing and the table.
-- `distributed`: `brainage score` with its workers, parts on the disk, once the workers are there; start-up
-  and the writing of the tables are given beside it.
+- `distributed`: `brainage score` with its workers, parts on the disk, from when the first worker has the
+  model; start-up and the writing of the tables are given beside it, and are in its CPU time.
 - The peers compute the ages alone. `loop` reads a scan with zarr-python and predicts it, one after the
   other; `delayed` does the same as one `dask.delayed` for each person; `map_blocks` is `dask.array` over
   the store's own chunks. All have the model in memory, and Dask's threads, which are the
@@ -38,8 +38,8 @@ ALLOCATOR = {
 }  # fmt: skip
 FMRI, SMRI, GRID = 4005, 707, (121, 145, 121)
 TRAINED_ON = {"tabular": 600, "volumes": 32}
-Side = Callable[[], tuple[int, float]]
-"""Scores some scans once: how many, and in how many seconds."""
+Side = Callable[[], tuple[int, float, float]]
+"""Scores some scans once: how many, in how many seconds, and with how many of CPU time."""
 
 
 def main() -> None:
@@ -156,11 +156,13 @@ def measured(kind: str, store: Path, model: Path, folder: Path, subset: int, sai
     if said.sides:
         sides = {name: sides[name] for name in said.sides.split(",")}
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    costs: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(said.rounds + 1):
         for name, side in sides.items():
-            count, seconds = side()
+            count, seconds, cpu = side()
             if number:  # the first warms up
                 rates[name].append(count / seconds)
+                costs[name].append(1000 * cpu / count)
     about = {
         "date": time.strftime("%Y-%m-%d"), "kind": kind, "cores": os.cpu_count(), "threads": said.threads,
         "rounds": said.rounds, "store": store.name, "subset": subset,
@@ -170,13 +172,25 @@ def measured(kind: str, store: Path, model: Path, folder: Path, subset: int, sai
     }  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in about.items() if name != "software"))
     print(", ".join(f"{name} {value}" for name, value in about["software"].items()))
-    limit = rates.get("resident")
     for name, found in rates.items():
-        share = (
-            statistics.median(a / b for a, b in zip(found, limit, strict=True)) if limit else float("nan")
-        )
-        print(f"{name:14s} {statistics.median(found):10.1f} scans/s  {share:8.1%} of resident  {found}")
-    return about | {"rates": rates}
+        rate, cost = statistics.median(found), statistics.median(costs[name])
+        print(f"{name:14s} {rate:10.1f} scans/s {cost:10.4f} ms of CPU a scan", end="")
+        if "resident" in rates:
+            by_time = (a / b for a, b in zip(found, rates["resident"], strict=True))
+            by_cpu = (b / a for a, b in zip(costs[name], costs["resident"], strict=True))
+            print(
+                f" {statistics.median(by_time):8.1%} of resident by time,"
+                f" {statistics.median(by_cpu):8.1%} by CPU",
+                end="",
+            )
+        print(flush=True)
+    return about | {"rates": rates, "cpu_ms_a_scan": costs}
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all that it has started and that have ended."""
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + others.ru_utime + others.ru_stime
 
 
 def all_sides(
@@ -192,13 +206,13 @@ def all_sides(
     from hpc_brainage.model.member import SEX_NUMBERS
     from hpc_brainage.scoring.alignment import match_roles
     from hpc_brainage.scoring.members import ask_members
-    from hpc_brainage.scoring.predictor import Predictor
+    from hpc_brainage.scoring.predictor import FEATURE_ROWS_AT_ONCE, VOLUMES_AT_ONCE, Predictor
     from hpc_brainage.store.reader import Store
 
     store, bundle = Store.open(store_path), load_bundle(model)
     predictor = Predictor(bundle, store, match_roles(store, bundle.info), "bench")
-    block = 4096 if kind == "tabular" else 8
-    resident_rows = np.arange(min(store.n_scans, 4 * block))
+    block = FEATURE_ROWS_AT_ONCE if kind == "tabular" else VOLUMES_AT_ONCE
+    resident_rows = np.arange(min(store.n_scans, 8192 if kind == "tabular" else 2 * block))
     blocks = [predictor._read(resident_rows[at : at + block]) for at in range(0, len(resident_rows), block)]
     sexes = [
         torch.tensor([SEX_NUMBERS[sex] for sex in store.scans["sex"].iloc[resident_rows[at : at + block]]])
@@ -206,10 +220,10 @@ def all_sides(
     ]
 
     def timed(work: Callable[[], int]) -> Side:
-        def side() -> tuple[int, float]:
-            began = time.perf_counter()
+        def side() -> tuple[int, float, float]:
+            began, cpu = time.perf_counter(), cpu_seconds()
             count = work()
-            return count, time.perf_counter() - began
+            return count, time.perf_counter() - began, cpu_seconds() - cpu
 
         return side
 
@@ -294,12 +308,16 @@ def distributed(store: Path, model: Path, folder: Path, workers: int) -> Side:
     from hpc_brainage.scoring.fleet import Fleet
     from hpc_brainage.scoring.runner import score_store
 
-    def side() -> tuple[int, float]:
-        began = time.perf_counter()
+    def side() -> tuple[int, float, float]:
+        began, cpu = time.perf_counter(), cpu_seconds()
         report = score_store(store, model, folder / "scores" / "out", fleet=Fleet(workers=workers))
-        whole = time.perf_counter() - began
-        print(f"distributed: {report.seconds:.2f} s of scoring in {whole:.2f} s of the whole command")
-        return len(report.table), report.seconds
+        whole, cpu = time.perf_counter() - began, cpu_seconds() - cpu
+        print(
+            f"distributed: {report.seconds:.2f} s of scoring in {whole:.2f} s of the whole command,"
+            f" {cpu:.2f} s of CPU time",
+            flush=True,
+        )
+        return len(report.table), report.seconds, cpu
 
     return side
 

@@ -10,7 +10,7 @@ import typer
 from hpc_brainage.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpc_brainage.evaluation.scores import Scores
+    import pandas as pd
 
 
 def report(
@@ -37,16 +37,17 @@ def report(
     """
     from hpc_brainage.cli.screen import notes, say
     from hpc_brainage.evaluation.score_findings import score_findings
-    from hpc_brainage.evaluation.scores import scores_to_report
     from hpc_brainage.files import write_text
     from hpc_brainage.reporting.score_report import score_report
     from hpc_brainage.reporting.told import Told
+    from hpc_brainage.scoring.saved import read_contributions, read_scores
 
-    read = scores_to_report(scores)
+    read = read_scores(scores)
+    contributions = read_contributions(scores.with_name(read.name))
     found = score_findings(read.table, read.about, group)
-    maps = _brain_maps(read, atlas or [])
-    told = Told(read.table, read.about, read.contributions, maps, **vars(found))
-    page = out or read.path.with_name(f"{read.path.name}.html")
+    maps = _brain_maps(read.name, contributions, atlas or [])
+    told = Told(read.table, read.about, contributions, maps, **vars(found))
+    page = out or scores.with_name(f"{read.name}.html")
     write_text(page, score_report(told))
     answer = {"yes": "yes", "care": "with care", "no": "no", "open": "it cannot be told"}[found.verdict]
     say(f"can this model's brain ages be used in this cohort: {answer}")
@@ -55,18 +56,20 @@ def report(
     say(f"report  {page}")
 
 
-def _brain_maps(read: Scores, given: list[str]) -> tuple[tuple[str, bytes], ...]:
-    """What regions contribute, drawn on a brain by the atlases that were named."""
+def _brain_maps(
+    name: str, contributions: pd.DataFrame | None, given: list[str]
+) -> tuple[tuple[str, bytes], ...]:
+    """What regions contribute, drawn on a brain by the atlases that were named; `name` is the scores'."""
     if not given:
         return ()
     from hpc_brainage.evaluation.contribution_regions import contributions_by_region
     from hpc_brainage.reporting.brain_maps import contribution_maps
 
-    if read.contributions is None:
+    if contributions is None:
         raise UsageError(
             "there are no contributions to draw",
             where=f"--atlas {given[0]}",
-            expected=f"{read.path.name}_contributions.tsv beside the table",
+            expected=f"{name}_contributions.tsv beside the table",
             hint="brainage score STORE --contributions COLUMN",
         )
     atlases = {}
@@ -75,4 +78,4 @@ def _brain_maps(read: Scores, given: list[str]) -> tuple[tuple[str, bytes], ...]
         if not image:
             raise UsageError("an atlas is for a modality", where=f"--atlas {text}", expected="ROLE=IMAGE")
         atlases[role] = Path(image)
-    return contribution_maps(contributions_by_region(read.contributions), atlases)
+    return contribution_maps(contributions_by_region(contributions), atlases)

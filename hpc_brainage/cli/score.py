@@ -216,8 +216,8 @@ def _show(report: ScoringReport) -> None:
         say(f"  · {fresh} of them scored now, in {report.seconds:.1f} s ({rate})")
     if report.kept:
         say(f"  · {report.kept} of them kept from the run that was interrupted")
-    if about["held_out"]:
-        say(f"  · {about['held_out']} scans are of people in the model's training; each was scored by"
+    if about["in_training"]:
+        say(f"  · {about['in_training']} scans are of people in the model's training; each was scored by"
             " members that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
     flags = {flag: n for flag, n in about["flags"].items() if flag not in (_BARELY, _NO_BETTER)}
@@ -249,7 +249,7 @@ def _show(report: ScoringReport) -> None:
         )
     _show_accuracy(report.table, about["interval_coverage"])
     if "contributions" in report.paths:
-        _show_contributions(report.paths["contributions"])
+        _show_contributions(report.paths["tsv"].with_suffix(""))
     for kind, path in report.paths.items():
         say(f"{kind:<8} {path}")
 
@@ -276,13 +276,13 @@ def _show_accuracy(table: pd.DataFrame, held: float | None) -> None:
         say(f"90 % intervals hold the age of {held:.1%} of these scans")
 
 
-def _show_contributions(path: Path) -> None:
+def _show_contributions(out: Path) -> None:
     """Of each group, the features that add most to the ages of its people or take most from them."""
-    import pandas as pd
-
     from hpc_brainage.cli.screen import table
+    from hpc_brainage.scoring.saved import read_contributions
 
-    found = pd.read_csv(path, sep="\t", dtype={"feature": str, "group": str}, keep_default_na=False)
+    found = read_contributions(out)
+    assert found is not None
     rows = []
     for (group, role), own in found.groupby(["group", "role"], sort=False):
         most = own.head(_FEATURES_SHOWN)

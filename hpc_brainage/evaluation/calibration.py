@@ -19,10 +19,10 @@ from hpc_brainage.model.member import Member
 from hpc_brainage.model.training_range import TrainingRange
 from hpc_brainage.scans import select_scans
 from hpc_brainage.scoring.age_support import count_ages
-from hpc_brainage.scoring.interpretation import available
+from hpc_brainage.scoring.answers import Answers
 from hpc_brainage.scoring.members import ask_members
 from hpc_brainage.scoring.normative import fit_norms, uniformity
-from hpc_brainage.scoring.uncertainty import HeldOut, covered_without_own_fold, fit_intervals
+from hpc_brainage.scoring.uncertainty import Predicted, covered_without_own_fold, fit_intervals
 from hpc_brainage.training.data import FeatureInput, TrainingData
 from hpc_brainage.training.prediction import pieces
 
@@ -88,22 +88,22 @@ def calibrate(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> Calibrati
     fold : the fold in which each scan of `data` was held out.
     """
     info = bundle.info
-    found = _ask(bundle, data, fold)
+    said = _ask(bundle, data, fold)
     controls = controls_of(data, info)
-    predicted = np.isfinite(found["brain_age"])
+    predicted = np.isfinite(said.brain_age)
     age, sex = data.scans["age"].to_numpy(dtype=float), data.scans["sex"].to_numpy(dtype=object)
     groups: dict[str, Group] = {}
     site = data.scans["site"].to_numpy(dtype=object)
     uniform, covered, elsewhere = {}, np.full(len(age), np.nan), np.full(len(age), np.nan)
-    as_they_come = available(found)
+    as_they_come = said.available
     for name in _combinations(bundle.roles):
-        has = np.logical_and.reduce([found[f"has_{role}"] for role in name.split("+")])
+        has = np.logical_and.reduce([said.has[role] for role in name.split("+")])
         alone = "" if name == "+".join(bundle.roles) else name
-        said = found[f"brain_age_{alone}_only"] if alone else found["brain_age"]
-        sd = found[f"_sd_{alone}"] if alone else found["brain_age_sd_aleatoric"]
-        away = found[f"_distance_{alone}"] if alone else found["mahalanobis"]
-        rows = np.flatnonzero(controls & has & np.isfinite(said))
-        people = HeldOut(said[rows], age[rows], sd[rows], sex[rows], fold[rows])
+        brain_age = said.brain_age_alone[alone] if alone else said.brain_age
+        sd = said.sd_alone[alone] if alone else said.sd_aleatoric
+        away = said.distance[alone] if alone else said.mahalanobis
+        rows = np.flatnonzero(controls & has & np.isfinite(brain_age))
+        people = Predicted(brain_age[rows], age[rows], sd[rows], sex[rows], fold[rows])
         intervals = fit_intervals(people)
         if intervals is None:
             continue
@@ -137,14 +137,14 @@ def calibrate(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> Calibrati
         groups=groups,
         coverage=coverage,
         uniformity=uniform,
-        depth={role: _depth(found, role, predicted) for role in bundle.roles},
+        depth={role: _depth(said, role, predicted) for role in bundle.roles},
     )
 
 
-def _ask(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> dict[str, np.ndarray]:
+def _ask(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> Answers:
     """What the members say of the training scans that they did not see."""
     device = next(bundle.members[0].parameters()).device
-    parts: list[dict[str, np.ndarray]] = []
+    parts: list[Answers] = []
     for rows in _blocks(data):
         x, present = {}, {}
         for role, source in data.inputs.items():
@@ -156,7 +156,7 @@ def _ask(bundle: Bundle, data: TrainingData, fold: np.ndarray) -> dict[str, np.n
             present[role] = torch.from_numpy(source.present[rows]).to(device)
         sex = torch.from_numpy(data.sex[rows]).to(device)
         parts.append(ask_members(bundle, x, present, sex, fold[rows]))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Answers.joined(parts)
 
 
 def _each_person_once_a_year(data: TrainingData) -> np.ndarray:
@@ -219,10 +219,10 @@ def _usual(numbers: np.ndarray) -> float | None:
     return float(np.quantile(known, USUAL)) if len(known) >= _FEWEST_FOR_A_PERCENTILE else None
 
 
-def _depth(found: dict[str, np.ndarray], role: str, predicted: np.ndarray) -> RoleDepth:
-    here = found[f"has_{role}"] & predicted
-    errors = found[f"_log_error_{role}"][here]
-    beyond = _usual(found[f"out_of_range_{role}"][here])
+def _depth(said: Answers, role: str, predicted: np.ndarray) -> RoleDepth:
+    here = said.has[role] & predicted
+    errors = said.log_error[role][here]
+    beyond = _usual(said.out_of_range[role][here])
     if not np.isfinite(errors).any() or not np.nanstd(errors) > 0:
         return RoleDepth(beyond=beyond)
     mean, sd = float(np.nanmean(errors)), float(np.nanstd(errors))

@@ -199,7 +199,7 @@ def _notes(pairs: Pairs) -> list[str]:
     said = []
     first, second = pairs.first, pairs.second
     for word, table in (("first", first), ("second", second)):
-        trained_on = int(table["held_out"].sum()) if "held_out" in table else 0
+        trained_on = int(table["in_training"].sum()) if "in_training" in table else 0
         if trained_on:
             said.append(
                 f"{trained_on} of {len(table)} scans of the {word} table are of people in the model's"

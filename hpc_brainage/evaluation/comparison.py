@@ -103,7 +103,7 @@ def evaluate_predictions(
     predictions : by predictor, held-out predictions in years (seeds, scans), NaN where there is none.
     scans : scan table in the same order.
     availability : which modalities each scan is predicted from.
-    splits : who was held out together, as given to `held_out`.
+    splits : who was held out together, as given to `predict_held_out`.
     protocol : its name, for the tables.
     constants : which of the predictions are the same for everybody in a split.
     of_less : which of them are the model's own from fewer modalities; they are no rivals.

@@ -20,8 +20,8 @@ from hpc_brainage.evaluation.pipelines import (
     SAAVAEPipeline,
     View,
     alone,
-    held_out,
     held_out_views,
+    predict_held_out,
 )
 from hpc_brainage.evaluation.progress import Progress
 from hpc_brainage.evaluation.splits import by_label
@@ -66,7 +66,7 @@ def evaluate_run(folder: Path, progress: Progress, store: str | None = None) -> 
             predictions[name] = table[f"brain_age_{role}_only"].to_numpy(dtype=float)[None]
     simple = baselines(data, config)
     for index, pipeline in enumerate(simple):
-        predictions[pipeline.name] = held_out(pipeline, data, splits)
+        predictions[pipeline.name] = predict_held_out(pipeline, data, splits)
         progress(index + 1, len(simple), pipeline.name)
     found = evaluate_predictions(
         MODEL,
@@ -100,7 +100,7 @@ def evaluate_config(trial: Trial, progress: Progress) -> Evaluated:
     predictions = held_out_views(model, data, splits, trial.chosen_seeds, views)
     for index, pipeline in enumerate(simple):
         progress(epochs + index, total, pipeline.name)
-        predictions[pipeline.name] = held_out(pipeline, data, splits)
+        predictions[pipeline.name] = predict_held_out(pipeline, data, splits)
     found = evaluate_predictions(
         MODEL,
         predictions,

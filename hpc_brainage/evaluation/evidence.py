@@ -9,7 +9,7 @@ import torch
 from hpc_brainage.evaluation.baselines import Constant, ridges
 from hpc_brainage.evaluation.calibration import calibrate, controls_of, training_range
 from hpc_brainage.evaluation.metrics import performance
-from hpc_brainage.evaluation.pipelines import held_out
+from hpc_brainage.evaluation.pipelines import predict_held_out
 from hpc_brainage.evaluation.splits import by_label
 from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, ModelInfo, Performance, save_bundle
 from hpc_brainage.model.member import Member
@@ -31,10 +31,10 @@ def complete(run: FinishedRun) -> Bundle:
     splits = by_label(run.fold)
     known = np.isfinite(predicted)
     by_mean, by_median = (
-        held_out(pipeline, run.data, splits)[0]
+        predict_held_out(pipeline, run.data, splits)[0]
         for pipeline in (Constant("mean", np.mean), Constant("median", np.median))
     )
-    tried = {one.name: held_out(one, run.data, splits)[0] for one in ridges(run.data, config)}
+    tried = {one.name: predict_held_out(one, run.data, splits)[0] for one in ridges(run.data, config)}
     whole = {name: own for name, own in tried.items() if np.isfinite(own[known]).all()}
     strongest = min(whole, key=lambda name: float(np.abs(whole[name] - age)[known].mean()))
     by_ridge = whole[strongest]

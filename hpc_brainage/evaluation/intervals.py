@@ -34,10 +34,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def bootstrap_errors(
     predicted_SN: np.ndarray, age_N: np.ndarray, cluster_N: np.ndarray, *, draws: int = DRAWS, seed: int = 0

@@ -1,8 +1,8 @@
 """Predictors under test, and the one place that knows who is in the test part.
 
 A pipeline is given training people and gives back predictors; a predictor is given people without their
-ages and gives ages. `held_out` cuts the data, so a pipeline cannot see a test row: the training part does
-not hold it, and the test part has no ages. Whatever a pipeline has to choose (penalties, weights, epochs)
+ages and gives ages. `predict_held_out` cuts the data, so a pipeline cannot see a test row: the training
+part does not hold it, and the test part has no ages. Whatever it has to choose (penalties, weights, epochs)
 it chooses inside `fit`, on its training people.
 """
 
@@ -60,7 +60,7 @@ class Pipeline(Protocol):
 View = Callable[[TrainingData], TrainingData]
 
 
-def held_out(
+def predict_held_out(
     pipeline: Pipeline, data: TrainingData, splits: Sequence[Split], seeds: Sequence[int] = (0,)
 ) -> np.ndarray:
     """Each scan's prediction by predictors that never saw the person, years (seeds, scans).
@@ -88,7 +88,7 @@ def held_out_views(
     seeds: Sequence[int],
     views: Mapping[str, View],
 ) -> dict[str, np.ndarray]:
-    """`held_out` with the tested people seen in several ways, say without a modality that they have."""
+    """`predict_held_out` with the tested people seen in several ways, say without a modality of theirs."""
     check_splits(data, splits)
     if pipeline.depends_on_seed:
         parts = [data.take(split.train) for split in splits]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.evaluation import usability as use
-from hpc_brainage.evaluation.scored_accuracy import accuracy, beside, calibration, clusters, gap_against_age
-from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, parts, skewness, uniformity, wilson
+from hpc_brainage.evaluation.scored_accuracy import accuracy, age_line, beside, clusters, gap_against_age
+from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, evenness, parts, skewness, wilson
 from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.flags import FLAGS
@@ -45,7 +45,7 @@ class Findings:
     labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
     judged : whose predictions are held against their age, in words.
     drawn : what the bootstrap drew: "sites", "people", or "" where there was nothing to draw.
-    tables : by name, `flow`, `reasons`, `checks`, `cohort`, `accuracy`, `evidence`, `calibration`,
+    tables : by name, `flow`, `reasons`, `checks`, `cohort`, `accuracy`, `evidence`, `age_line`,
         `beside`, `gap_age`, `strangeness`, `sex`, `sex_differences`, `site`, `group`, `group_differences`,
         `coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`, `examples`; one that
         there is nothing to say in is empty.
@@ -78,7 +78,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     UsageError : there is no such column, or it has no groups but numbers or names.
     """
     scored = table[table["status"] == "scored"]
-    known = scored[scored["age"].notna() & scored["brain_age"].notna()].reset_index(drop=True)
+    known = table[known_rows(table)].reset_index(drop=True)
     column = group or _default_group(table)
     of_group = None if column is None else group_values(table, column)
     own = pd.Series(dtype=str) if of_group is None else of_group[known_rows(table)].reset_index(drop=True)
@@ -91,6 +91,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     if len(judged) < use.FEWEST_TO_JUDGE:
         who, judged = _EVERYONE, known
     held = coverage(groups | parts(judged, who)) if "pi90_lo" in known else pd.DataFrame()
+    held = pd.concat([held, _held_by_calibrated(judged, who)], ignore_index=True)
     checks = use.usability(table, judged, who, about, held)
 
     training = about.get("model", {}).get("training") or {}
@@ -103,7 +104,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         else pd.DataFrame(),
         "accuracy": accuracy(groups, training.get("age_mean")) if len(known) else pd.DataFrame(),
         "evidence": _evidence(about.get("model", {}).get("evidence")),
-        "calibration": calibration(groups) if len(known) else pd.DataFrame(),
+        "age_line": age_line(groups) if len(known) else pd.DataFrame(),
         "beside": beside(judged),
         "gap_age": gap_against_age(judged),
         "strangeness": _strangeness(scored),
@@ -127,7 +128,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         tables["group_differences"], notes["group_differences"] = compared(known, own, reference)
     if "bag_centile" in judged:
         centiles = judged["bag_centile"].to_numpy(dtype=float)
-        tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = uniformity(centiles)
+        tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = evenness(centiles)
     if "bag_z" in judged:
         skewed = skewness(judged["bag_z"].to_numpy(dtype=float))
         if skewed is not None and abs(skewed) > use.MOST_SKEWED:
@@ -271,6 +272,15 @@ def _own_coverage(calibration: dict[str, Any]) -> pd.DataFrame:
             low, high = wilson(round(share[name] * n), n)
             rows.append({"people": name, "n": n, "coverage": share[name], "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def _held_by_calibrated(judged: pd.DataFrame, who: str) -> pd.DataFrame:
+    """How often intervals that were calibrated at their sites hold the true age, where there are any."""
+    ends = {f"{end}_site_calibrated": end for end in ("pi90_lo", "pi90_hi")}
+    if not set(ends) <= set(judged):
+        return pd.DataFrame()
+    calibrated = judged.drop(columns=list(ends.values())).rename(columns=ends)
+    return coverage({f"{who}: intervals calibrated at their sites": calibrated})
 
 
 def _own_uniformity(calibration: dict[str, Any]) -> pd.DataFrame:

@@ -77,13 +77,13 @@ def advantage(scans: pd.DataFrame) -> Interval | None:
     return bootstrap_difference(predicted, np.full(len(age), age.mean()), age, clusters(scans)[0])
 
 
-def calibration(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def age_line(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The least-squares line of predicted on true age, and the mean gap, for each group of scans.
 
     Returns
     -------
     Columns `people`, `n`, `intercept` (years), `slope`, `mean_gap` (years), each with `_low` and `_high`,
-    and `sd_gap`. Slope 1 and intercept 0 are calibrated; regression to the mean gives a slope below 1.
+    and `sd_gap`. Slope 1 and intercept 0 are without bias; regression to the mean gives a slope below 1.
     """
     rows = []
     for name, scans in groups.items():

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-NOMINAL = 0.9
+from hpc_brainage.scoring.uncertainty import LEVEL
+
+NOMINAL = LEVEL
 """Share of people whose age `pi90_lo` to `pi90_hi` should hold, if they are like the training people."""
 FEWEST = 20
 BINS = 10
@@ -74,7 +76,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
 
 
-def uniformity(centile: np.ndarray) -> tuple[pd.DataFrame, float | None, float | None]:
+def evenness(centile: np.ndarray) -> tuple[pd.DataFrame, float | None, float | None]:
     """How centiles of the gap are spread: evenly, if the people scored are like the training controls.
 
     Parameters

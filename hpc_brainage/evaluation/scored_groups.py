@@ -15,6 +15,7 @@ import pandas as pd
 from hpc_brainage.errors import UsageError, nearest
 from hpc_brainage.evaluation.group_effects import FEWEST_IN_GROUP, LEVEL, Contrast, adjusted_differences
 from hpc_brainage.evaluation.scored_accuracy import GAPS
+from hpc_brainage.numerals import many
 
 MOST_GROUPS = 20
 _CONTROLS = frozenset(
@@ -99,7 +100,7 @@ def compared(scans: pd.DataFrame, group: pd.Series, reference: str) -> tuple[pd.
     chosen, own = scans[kept], group[kept].to_numpy()
     notes = []
     if unknown := int((group == "").sum()):
-        notes.append(f"{_scans(unknown)} of no known group are not compared.")
+        notes.append(f"{many(unknown, 'scan')} of no known group are not compared.")
     if small:
         fewer = f"fewer than {FEWEST_IN_GROUP} scans"
         notes.append(f"Not compared, with {fewer} each: {', '.join(small)}.")
@@ -168,12 +169,12 @@ def _between(outcome: np.ndarray, design: np.ndarray, site: np.ndarray, people: 
     if sites < 2 or rows - sites - width < 1:
         return None
     variances = []
-    for where, many in ((site, sites), (np.zeros_like(site), 1)):
+    for where, levels in ((site, sites), (np.zeros_like(site), 1)):
         count = np.bincount(where)
         y, *x = (_less_site_mean(column, where, count) for column in (outcome, *design.T))
         stacked = np.stack(x, axis=1)
         residual = y - stacked @ np.linalg.lstsq(stacked, y, rcond=None)[0]
-        variances.append(float(residual @ residual) / (rows - many - width))
+        variances.append(float(residual @ residual) / (rows - levels - width))
     return max(0.0, 1 - variances[0] / variances[1]) if variances[1] > 0 else None
 
 
@@ -252,8 +253,9 @@ def _cautions(found: Contrast, scans: pd.DataFrame, group: np.ndarray, reference
                 f"Only {100 * inside:.0f} % of {name} are as old as the middle 95 % of {reference}"
                 f" ({low:.0f} to {high:.0f} years): the difference rests on extrapolation over age."
             )
-    if "held_out" in scans:
-        trained = {name: float(scans["held_out"].to_numpy()[group == name].mean()) for name in set(group)}
+    if "in_training" in scans:
+        of_training = scans["in_training"].to_numpy()
+        trained = {name: float(of_training[group == name].mean()) for name in set(group)}
         if max(trained.values()) - min(trained.values()) > 0.2:
             shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(trained.items()))
             notes.append(
@@ -262,7 +264,3 @@ def _cautions(found: Contrast, scans: pd.DataFrame, group: np.ndarray, reference
                 " controls."
             )
     return notes
-
-
-def _scans(n: int) -> str:
-    return f"{n} scan" if n == 1 else f"{n} scans"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hpc_brainage.evaluation.intervals import Interval
+from hpc_brainage.numerals import probability
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ def interval_text(one: Interval | None) -> str:
 
 def probability_text(p: float | None) -> str:
     """A p value to three decimals; nothing where there is none."""
-    if p is None:
-        return ""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else probability(p)
 
 
 def _cell(value: object, decimals: int) -> str:

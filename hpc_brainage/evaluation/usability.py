@@ -15,21 +15,21 @@ import pandas as pd
 
 from hpc_brainage.evaluation.scored_accuracy import (
     advantage,
-    calibration,
+    age_line,
     clusters,
     gap_against_age,
     straight_line,
 )
 from hpc_brainage.evaluation.scored_coverage import FEWEST, NOMINAL, from_even, skewness, wilson
 from hpc_brainage.modality import ROLES
+from hpc_brainage.numerals import many, number, percent, probability
+from hpc_brainage.scoring.bias import STILL_A_TREND, WEAK_SLOPE
 from hpc_brainage.scoring.flags import FLAGS
 
 YES, CARE, NO, OPEN = "yes", "care", "no", "open"
 FEWEST_TO_JUDGE = 20
 MOST_LEFT_OUT = 0.1
-WEAK_SLOPE = 0.3
 SLOPE_OFF = 0.1
-LARGEST_CORRELATION = 0.1
 MOST_EXPLAINED = 0.05
 LARGEST_SHIFT = 0.5
 MOST_OUTSIDE = 0.05
@@ -101,7 +101,7 @@ def _of_errors(
 ) -> list[Check | None]:
     if len(people) < FEWEST_TO_JUDGE:
         finding = (
-            f"{_many(len(people), 'scored scan')} of known age ({who}); with fewer than {FEWEST_TO_JUDGE}"
+            f"{many(len(people), 'scored scan')} of known age ({who}); with fewer than {FEWEST_TO_JUDGE}"
             " nothing can be said about errors"
         )
         return [("Do the predictions follow age here?", finding, OPEN)]
@@ -123,8 +123,8 @@ def _everybody_scored(table: pd.DataFrame, scored: pd.DataFrame) -> Check:
     if not len(scored):
         return question, "nobody was scored", NO
     if not left:
-        return question, f"all {_many(len(table), 'scan')}", YES
-    finding = f"{_many(left, 'scan')} of {len(table):,} were not ({_percent(left / len(table))})"
+        return question, f"all {many(len(table), 'scan')}", YES
+    finding = f"{many(left, 'scan')} of {len(table):,} were not ({percent(left / len(table))})"
     return question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES
 
 
@@ -132,9 +132,7 @@ def _forbidden(scored: pd.DataFrame) -> Check | None:
     """What the scoring run itself said against all of its predictions."""
     flags = scored["flags"].fillna("").astype(str)
     raised = {flag: int(flags.str.contains(flag, regex=False).sum()) for flag in FORBIDDING}
-    findings = [
-        f"{FLAGS[flag]} ({flag}: {_many(scans, 'scan')})" for flag, scans in raised.items() if scans
-    ]
+    findings = [f"{FLAGS[flag]} ({flag}: {many(scans, 'scan')})" for flag, scans in raised.items() if scans]
     if not findings:
         return None
     return "Did scoring let the predictions stand?", f"no: {'; '.join(findings)}", NO
@@ -145,10 +143,10 @@ def _follows(people: pd.DataFrame, who: str) -> Check:
     age, predicted = (people[name].to_numpy(dtype=float) for name in ("age", "brain_age"))
     r, limits = straight_line(age, predicted, clusters(people)[0])["r"]
     spread = float(age.std(ddof=1))
-    finding = f"r = {_number(r)} between predicted and true age"
+    finding = f"r = {_defined(r)} between predicted and true age"
     if limits is not None:
-        finding += f" ({_number(limits.low)} to {_number(limits.high)})"
-    finding += f", {who}: {_many(len(people), 'scan')}, {age.min():.0f} to {age.max():.0f} years"
+        finding += f" ({_defined(limits.low)} to {_defined(limits.high)})"
+    finding += f", {who}: {many(len(people), 'scan')}, {age.min():.0f} to {age.max():.0f} years"
     if spread < NARROW_AGES:
         finding += (
             f". Their ages hardly differ (SD {spread:.1f} years), so there is little to follow, and a"
@@ -174,7 +172,7 @@ def _better_than_the_mean(people: pd.DataFrame) -> Check:
     if better is None:
         judgement = OPEN
     else:
-        finding += f" (difference {_signed(better.low)} to {_signed(better.high)})"
+        finding += f" (difference {number(better.low, sign=True)} to {number(better.high, sign=True)})"
         judgement = YES if better.high < 0 else NO if better.low > 0 else CARE
     return "Are they better than saying the mean age?", finding, judgement
 
@@ -182,15 +180,15 @@ def _better_than_the_mean(people: pd.DataFrame) -> Check:
 def _slope(people: pd.DataFrame, about: Mapping[str, Any]) -> Check:
     """Whether predictions spread over age as they did for the training people."""
     question = "Do they spread over age as in the training?"
-    line = calibration({"": people}).iloc[0]
+    line = age_line({"": people}).iloc[0]
     slope, low, high = (float(line[name]) for name in ("slope", "slope_low", "slope_high"))
     bias = (about.get("model") or {}).get("bias") or {}
     expected = (bias.get("everyone") or {}).get("slope")
-    finding = f"slope of predicted on true age {_number(slope)}"
+    finding = f"slope of predicted on true age {_defined(slope)}"
     if np.isfinite(low):
-        finding += f" ({_number(low)} to {_number(high)})"
+        finding += f" ({_defined(low)} to {_defined(high)})"
     if expected is not None:
-        finding += f"; {_number(expected)} among the training people, held out"
+        finding += f"; {_defined(expected)} among the training people, held out"
     if not np.isfinite(slope):
         return question, finding, OPEN
     if slope < WEAK_SLOPE:
@@ -204,15 +202,15 @@ def _slope(people: pd.DataFrame, about: Mapping[str, Any]) -> Check:
 
 def _trend_is_out(corrected: Mapping[Any, Any], r_before: float) -> Check:
     question, r, explained = "Is age out of the corrected gap?", corrected["r"], corrected["explained"]
-    finding = f"r = {_number(r)} between corrected gap and age, {_number(r_before)} before"
+    finding = f"r = {_defined(r)} between corrected gap and age, {_defined(r_before)} before"
     if not np.isfinite(r):
         return question, finding, OPEN
     by_chance = np.isfinite(corrected["r_low"]) and corrected["r_low"] <= 0 <= corrected["r_high"]
-    if abs(r) >= LARGEST_CORRELATION and not by_chance:
+    if abs(r) >= STILL_A_TREND and not by_chance:
         return question, f"{finding}; the model's line does not fit this cohort's trend", CARE
     if np.isfinite(explained) and explained > MOST_EXPLAINED:
         finding += (
-            f"; but age and age² together explain {_percent(explained)} of it: the trend is bent, and"
+            f"; but age and age² together explain {percent(explained)} of it: the trend is bent, and"
             " a line leaves the bend"
         )
         return question, finding, CARE
@@ -223,7 +221,9 @@ def _centred(corrected: Mapping[Any, Any], who: str) -> Check | None:
     if not corrected["sd"] > 0:
         return None
     shift = abs(corrected["mean"] / corrected["sd"])
-    finding = f"mean corrected gap {_signed(corrected['mean'])} years, {shift:.2f} of its SD ({who})"
+    finding = (
+        f"mean corrected gap {number(corrected['mean'], sign=True)} years, {shift:.2f} of its SD ({who})"
+    )
     if shift < LARGEST_SHIFT:
         return "Are the gaps centred?", finding, YES
     finding += "; the whole cohort is shifted, as by a scanner or other processing: compare within it only"
@@ -236,8 +236,8 @@ def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
         return None
     row = held[held["people"] == who].iloc[0]
     finding = (
-        f"the 90 % interval holds the true age of {_percent(row['coverage'])} of the scans"
-        f" ({_percent(row['low'])} to {_percent(row['high'])}; {who})"
+        f"the 90 % interval holds the true age of {percent(row['coverage'])} of the scans"
+        f" ({percent(row['low'])} to {percent(row['high'])}; {who})"
     )
     close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < COVERAGE_OFF
     groups = held[~held["people"].isin((who, "everyone"))]
@@ -247,11 +247,11 @@ def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
         return "Do the intervals hold?", finding, YES if close else CARE
     worst = off.loc[(off["coverage"] - NOMINAL).abs().sort_values(ascending=False).index[:3]]
     named = "; ".join(
-        f"{one['people']}: {_percent(one['coverage'])} ({_percent(one['low'])} to {_percent(one['high'])})"
+        f"{one['people']}: {percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
         for one in worst.to_dict("records")
     )
     finding += (
-        f". The interval excludes 90 % in {len(off):,} of {_many(len(groups), 'group')} shown: {named}"
+        f". The interval excludes 90 % in {len(off):,} of {many(len(groups), 'group')} shown: {named}"
     )
     too_many = len(off) > BY_CHANCE * len(groups)
     return "Do the intervals hold?", finding, CARE if too_many or not close else YES
@@ -269,9 +269,9 @@ def _evenly_spread(people: pd.DataFrame, who: str) -> Check | None:
     early = int((p_N < EARLY).sum())
     low, high = wilson(early, len(p_N))
     finding = (
-        f"p_accelerated is below {EARLY:g} for {_percent(early / len(p_N))} of {len(p_N):,} people"
-        f" ({_percent(low)} to {_percent(high)}; {who}), where it should be for {_percent(EARLY)}; distance"
-        f" from even {distance:.2f}, p {_small(by_chance)}"
+        f"p_accelerated is below {EARLY:g} for {percent(early / len(p_N))} of {len(p_N):,} people"
+        f" ({percent(low)} to {percent(high)}; {who}), where it should be for {percent(EARLY)}; distance"
+        f" from even {distance:.2f}, p {probability(by_chance)}"
     )
     uneven = by_chance < UNEVEN and distance >= LEAST_DISTANCE
     uneven |= not low <= EARLY <= high and abs(early / len(p_N) - EARLY) >= EARLY_OFF
@@ -281,7 +281,7 @@ def _evenly_spread(people: pd.DataFrame, who: str) -> Check | None:
             finding += ", unless a condition of these people moves them, for no controls stand apart"
     skewed = skewness(people["bag_z"].to_numpy(dtype=float)) if "bag_z" in people else None
     if skewed is not None and abs(skewed) > MOST_SKEWED:
-        finding += f". z is not normal here (skewness {_signed(skewed)})"
+        finding += f". z is not normal here (skewness {number(skewed, sign=True)})"
         uneven = True
     return "Are p and z even among these people?", finding, CARE if uneven else YES
 
@@ -295,7 +295,7 @@ def _ages(scored: pd.DataFrame) -> Check | None:
         return question, "no age is known, so there is no gap", OPEN
     outside = int((~known).sum())
     share = outside / len(known)
-    finding = f"{_many(outside, 'scan')} of {len(known):,} outside ({_percent(share)})"
+    finding = f"{many(outside, 'scan')} of {len(known):,} outside ({percent(share)})"
     return question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES
 
 
@@ -306,21 +306,21 @@ def _sites(scored: pd.DataFrame) -> Check | None:
     question = "Did the training know these sites?"
     if not unseen.any():
         return question, f"all of them ({scored['site'].nunique():,})", YES
-    sites = _many(scored["site"][unseen].nunique(), "site")
+    sites = many(scored["site"][unseen].nunique(), "site")
     finding = (
-        f"{int(unseen.sum()):,} of {_many(len(scored), 'scan')} from sites that it did not know ({sites})"
+        f"{int(unseen.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
     )
     return question, finding, CARE
 
 
 def _other_people(scored: pd.DataFrame) -> Check | None:
-    if "held_out" not in scored:
+    if "in_training" not in scored:
         return None
-    question, inside = "Are they other people than the training's?", int(scored["held_out"].sum())
+    question, inside = "Are they other people than the training's?", int(scored["in_training"].sum())
     if not inside:
         return question, "yes, all of them", YES
     finding = (
-        f"{_many(inside, 'scan')} of {len(scored):,} are of people of the training: scored by members that"
+        f"{many(inside, 'scan')} of {len(scored):,} are of people of the training: scored by members that"
         " never saw them, but the bias line was fitted on them, so that their gaps are centred and without"
         " trend by construction"
     )
@@ -336,13 +336,13 @@ def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
         if not count or there is None or not there.any() or f"imputed_{role}" not in scored:
             continue
         share = scored.loc[there.to_numpy(dtype=bool), f"imputed_{role}"].to_numpy(dtype=float) / count
-        many = float((share > MOST_IMPUTED).mean())
-        finding = f"{role}: {_percent(float(share.mean()))} of {count:,} features missing on average"
-        if many:
-            lacking = _many(int((share > MOST_IMPUTED).sum()), "scan")
-            finding += f", more than {_percent(MOST_IMPUTED)} in {lacking}"
+        often = float((share > MOST_IMPUTED).mean())
+        finding = f"{role}: {percent(float(share.mean()))} of {count:,} features missing on average"
+        if often:
+            lacking = many(int((share > MOST_IMPUTED).sum()), "scan")
+            finding += f", more than {percent(MOST_IMPUTED)} in {lacking}"
         findings.append(finding)
-        judgements.add(CARE if share.mean() > MOST_IMPUTED or many > MOST_STRANGE else YES)
+        judgements.add(CARE if share.mean() > MOST_IMPUTED or often > MOST_STRANGE else YES)
         if share.mean() > FAR_TOO_MANY_IMPUTED:
             findings[-1] += (
                 ", so many that this is hardly the model that was tested: its errors, intervals, z and p"
@@ -365,7 +365,7 @@ def _strange(scored: pd.DataFrame) -> Check | None:
     if not strange and "mahalanobis" not in scored:
         return None
     share = strange / len(scored)
-    finding = f"{_many(strange, 'scan')} unlike those of the training people ({_percent(share)})"
+    finding = f"{many(strange, 'scan')} unlike those of the training people ({percent(share)})"
     return "Are the scans like those of the training?", finding, CARE if share > MOST_STRANGE else YES
 
 
@@ -374,7 +374,7 @@ def _quality(scored: pd.DataFrame) -> Check | None:
         return None
     counts = scored["qc_status"].value_counts()
     failed, flagged = int(counts.get("fail", 0)), int(counts.get("flag", 0))
-    finding = f"{_many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
+    finding = f"{many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
     return "Is the image quality sufficient?", finding, CARE if failed else YES
 
 
@@ -387,21 +387,5 @@ def _independent_line(scored: pd.DataFrame) -> Check | None:
     return "Is the bias line independent of these scans?", finding, CARE
 
 
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def _small(p: float) -> str:
-    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if np.isfinite(value) else "not defined"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _defined(value: float) -> str:
+    return number(value) if np.isfinite(value) else "not defined"

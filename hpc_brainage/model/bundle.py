@@ -39,7 +39,7 @@ from hpc_brainage.model.member import Member
 from hpc_brainage.model.training_range import TrainingRange
 
 FORMAT = "hpc_brainage.model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _RANGE = "training_range."
 WEIGHTS, INFO, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 

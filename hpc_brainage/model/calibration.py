@@ -56,8 +56,18 @@ class AgeCounts(_Record):
     """How many years younger or older a person near an age may be."""
 
 
+class Shape(_Record):
+    """What makes a skewed number u normal: z = sinh(tail · asinh((u - location) / scale) - skew)."""
+
+    location: float
+    scale: float
+    skew: float
+    tail: float
+    """At most 1, which is that of normal numbers; smaller for longer tails."""
+
+
 class Norms(_Record):
-    """Mean and spread of the raw gap of controls, given age and sex."""
+    """Mean, spread and shape of the raw gap of controls, given age and sex."""
 
     age_min: float
     age_max: float
@@ -69,8 +79,11 @@ class Norms(_Record):
     """Of age; the last weight is of sex (F 1/2, M -1/2, unknown 0)."""
     log_sd: Curve
     """Log of the standard deviation, of the same; constant beyond the outer knots."""
+    shape: Shape | None = None
+    """Of the gaps less their mean, over their standard deviation. None with fewer than 100 controls, and in
+    bundles of format 2: they are taken for normal."""
     z: tuple[float, ...]
-    """Held-out normative z of the controls, ascending, each by a curve that they had no part in."""
+    """Held-out normative z of the controls, ascending, each by curves and a shape without their fold."""
 
 
 class Group(_Record):

@@ -51,9 +51,10 @@ def spread_from_codes(
         return torch.full_like(first.mu[:, 0], torch.nan)
     width = network.config.shared
     means = {role: code.mu.detach().clone().requires_grad_() for role, code in codes.items()}
+    linear = network.linear(inputs, present)  # no code is in it
     with torch.enable_grad():
         at = {role: Code(mu, codes[role].log_variance, mu, width) for role, mu in means.items()}
-        age = network.regress(at, inputs, present, sex).mean
+        age = network.regress_codes(at, linear, present, sex).mean
         slopes = torch.autograd.grad(age.sum(), list(means.values()))
     total = torch.zeros_like(age)
     prior = torch.zeros_like(first.mu[:, :width])

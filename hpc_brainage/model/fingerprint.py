@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -36,6 +37,8 @@ _LEAST_DETERMINANT = 0.1
 _COMMON = 0.05
 _IQR_OF_NORMAL = 1.349
 _NOTHING = 0
+_SCANS_AT_ONCE = 512
+"""That are looked up together: few enough that what is counted stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,32 @@ class Fingerprints:
         ----------
         x_BC : the features at `columns` in their own units, NaN where missing.
         """
-        own = marks_of(x_BC, self.step, salt, self.marks.shape[1])
-        hits = np.zeros((len(own), len(self.fold)), dtype=np.uint16)
-        for mine, held in zip(own.T, self.marks.T, strict=True):
-            hits += (mine[:, None] == held) & (mine[:, None] != _NOTHING)
-        enough = np.array([_hits_needed(whole) for whole in range(own.shape[1] + 1)])
-        best = hits.argmax(axis=1)
-        known = hits.max(axis=1, initial=0) >= enough[(own != _NOTHING).sum(axis=1)]
-        return np.where(known, self.fold[best], -1)
+        enough = np.array([_hits_needed(whole) for whole in range(self.marks.shape[1] + 1)])
+        found = np.full(len(x_BC), -1, dtype=np.int64)
+        if not len(self.fold):
+            return found
+        for begin in range(0, len(x_BC), _SCANS_AT_ONCE):
+            rows = slice(begin, begin + _SCANS_AT_ONCE)
+            own = marks_of(x_BC[rows], self.step, salt, self.marks.shape[1])
+            hits = self._hits(own)
+            best = hits.argmax(axis=1)
+            known = hits.max(axis=1) >= enough[(own != _NOTHING).sum(axis=1)]
+            found[rows] = np.where(known, self.fold[best], -1)
+        return found
+
+    def _hits(self, own_BK: np.ndarray) -> np.ndarray:
+        """How many blocks each scan has in common with each training scan, uint8 (B, training scans)."""
+        hits = np.zeros((len(own_BK), len(self.fold)), dtype=np.uint8)
+        same = np.empty(hits.shape, dtype=bool)
+        for mine, held in zip(own_BK.T, np.ascontiguousarray(self.marks.T), strict=True):
+            np.equal(mine[:, None], held, out=same)
+            if not mine.all():
+                same &= mine[:, None] != _NOTHING
+            hits += same.view(np.uint8)  # no more than `BLOCKS`
+        return hits
 
 
+@lru_cache
 def _hits_needed(whole: int) -> int:
     """The fewest blocks, of so many whole ones, that two people hardly ever have in common."""
     numbers = range(1, whole + 1)

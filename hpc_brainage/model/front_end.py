@@ -21,6 +21,8 @@ from torch import nn
 from hpc_brainage.errors import ModelError
 
 _CONSTANT = 1e-12
+_AT_ONCE = 1 << 17
+"""Numbers that stay in a processor's cache from one step to the next."""
 
 
 class FrontEnd(nn.Module):
@@ -54,13 +56,37 @@ class FrontEnd(nn.Module):
         """How many numbers come out for a scan."""
         return self.components or len(self.features)
 
+    @torch.no_grad()
     def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
         """Components of shape (scans, width); NaN features take the training median."""
-        filled = torch.where(torch.isnan(x_BF), self.median_F, x_BF)
-        standard = ((filled - self.mean_F) / self.sd_F).clamp(-self.clip_sd, self.clip_sd)
-        centred = standard - self.center_F
-        projected = centred @ self.basis_FP if self.components else centred
-        return projected / self.scale
+        return self.and_missing(x_BF)[0]
+
+    @torch.no_grad()
+    def and_missing(self, x_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Components (scans, width), and how many features each scan lacks, int64 (scans,).
+
+        On a processor a few scans at a time are brought through all steps before the projection, while they
+        are in its cache: over all at once every step would wait for the memory.
+        """
+        on_cpu = x_BF.device.type == "cpu"
+        length = max(1, _AT_ONCE // x_BF.shape[1]) if on_cpu else max(1, len(x_BF))
+        centred_BF = torch.empty_like(x_BF)
+        missing_B = torch.zeros(len(x_BF), dtype=torch.int64, device=x_BF.device)
+        for own, centred, missing in zip(
+            x_BF.split(length), centred_BF.split(length), missing_B.split(length), strict=True
+        ):
+            if bool(torch.isnan(own.sum())):  # a sum is quick, and is NaN if anything is
+                gaps = torch.isnan(own)
+                missing.copy_(
+                    gaps.view(torch.uint8).sum(dim=1, dtype=torch.int32)
+                )  # of bool: twice as long
+                torch.where(gaps, self.median_F, own, out=centred)
+                centred.sub_(self.mean_F)
+            else:
+                torch.sub(own, self.mean_F, out=centred)
+            centred.div_(self.sd_F).clamp_(-self.clip_sd, self.clip_sd).sub_(self.center_F)
+        components = centred_BF @ self.basis_FP if self.components else centred_BF
+        return components.div_(self.scale), missing_B
 
 
 def fit_front_end(

@@ -109,10 +109,10 @@ class Member(nn.Module):
         front_end = self.front_ends[role]
         if not isinstance(front_end, FrontEnd):
             return front_end(x), present_B, torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        missing = torch.isnan(x).sum(dim=1)
+        components, missing = front_end.and_missing(x)
         known = 1 - missing / len(front_end.features)
         here = present_B & (known >= LEAST_KNOWN_SHARE)
-        return front_end(x), here, torch.where(here, missing, torch.zeros_like(missing))
+        return components, here, torch.where(here, missing, torch.zeros_like(missing))
 
     @torch.no_grad()
     def predict(
@@ -133,6 +133,7 @@ class Member(nn.Module):
         """
         inputs, here, imputed = self.prepare(x, present)
         codes = self.network.encode(inputs, here)
+        linear = self.network.linear(inputs, here)
         unknown = sex < 0
         any_unknown = bool(unknown.any())
 
@@ -140,7 +141,7 @@ class Member(nn.Module):
             seen: Mapping[str, torch.Tensor], as_sex: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor]:
             """The age, and the variance that is predicted for it in years squared."""
-            said = self.regress(codes, inputs, seen, as_sex)
+            said = self.network.regress_codes(codes, linear, seen, as_sex).stretched(self._stretch(seen))
             anything = torch.stack(list(seen.values())).any(dim=0)
             age = self.age_scale.to_years(said.mean.double())
             nothing = torch.full_like(age, torch.nan)

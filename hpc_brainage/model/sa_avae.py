@@ -89,10 +89,6 @@ class Code:
     def distinct(self) -> torch.Tensor:
         return self.z[:, self.shared_width :]
 
-    def at_mean(self) -> Code:
-        """The same code with the mean in place of the draw."""
-        return Code(self.mu, self.log_variance, self.mu, self.shared_width)
-
 
 def drawn_parts(config: ModelConfig) -> tuple[bool, bool]:
     """Whether training draws the shared and the distinct codes with their own spread σ, or takes means.
@@ -304,11 +300,23 @@ class SAAVAE(nn.Module):
         others were not there. `sex` is (B,) with 0 for F, 1 for M and -1 for unknown. With `draws` dropout
         acts, and `subset` numbers the subsets that the age is regressed from in one step.
         """
+        return self.regress_codes(codes, self.linear(x, present), present, sex, draws, subset)
+
+    def regress_codes(
+        self,
+        codes: Mapping[str, Code],
+        linear: Mapping[str, torch.Tensor],
+        present: Mapping[str, torch.Tensor],
+        sex: torch.Tensor,
+        draws: Draws | None = None,
+        subset: int = 0,
+    ) -> AgeEstimate:
+        """`regress`, from what `linear` gives of these modalities or more."""
         joined = self.join(codes, present, draws)
         if self.takes_sex_columns:
             codes_BR, presence = joined.tensor_split([-len(self.roles)], dim=1)
             joined = torch.cat([codes_BR, sex_columns(sex, codes_BR), presence], dim=1)
-        return self.regress_joined(joined, self.linear(x, present), present, sex, draws, subset)
+        return self.regress_joined(joined, linear, present, sex, draws, subset)
 
     @property
     def takes_sex_columns(self) -> bool:

@@ -50,7 +50,8 @@ class TrainingRange:
         low, high = self.lowest[role], self.highest[role]
         lowest = low.amin(dim=0) if fold is None else low[fold]
         highest = high.amax(dim=0) if fold is None else high[fold]
-        return ((x_BF < lowest) | (x_BF > highest)).sum(dim=1)
+        outside = (x_BF < lowest).logical_or_(x_BF > highest)
+        return outside.view(torch.uint8).sum(dim=1, dtype=torch.int32)  # of bool it takes twice as long
 
     def to(self, device: torch.device | str) -> TrainingRange:
         """The same on another device; fingerprints stay with the host, which compares them."""

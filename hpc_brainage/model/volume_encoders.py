@@ -9,11 +9,12 @@ maps. They differ from what was published in three ways only:
 - There is no classifier, and no dropout: both belong to whoever takes the features.
 - Where a grid is too small to be halved once more, it is left as it is.
 
-Weights are drawn as He et al. (2015) do for networks of rectified units. On a GPU convolutions compute with
-the channels last. With `checkpointing` a block keeps its input alone and is computed a second time in the
-backward pass (Chen et al. 2016, "Training deep nets with sublinear memory cost"), large grids one scan
-after the other: the first blocks of a volume are where a step's memory goes, and only one scan's is then
-there at a time. Less memory, about a third more computation, the same gradients.
+Weights are drawn as He et al. (2015) do for networks of rectified units. Convolutions compute with the
+channels last, but in training on a processor. With `checkpointing` a block keeps its input alone and is
+computed a second time in the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory
+cost"), large grids one scan after the other: the first blocks of a volume are where a step's memory goes,
+and only one scan's is then there at a time. Less memory, about a third more computation, the same
+gradients.
 
 The norms take away a volume's overall level, which reaches the age over the model's linear path.
 
@@ -36,6 +37,10 @@ from hpc_brainage.errors import ModelError
 GROUPS = 8
 """Groups of a norm; fewer where the channels do not divide by it."""
 
+SCORED_AT_ONCE = 2
+"""Scans that a processor scores together. More wait for the memory; of one alone PyTorch's convolutions
+take a slower way, three times as long in all."""
+
 ONE_BY_ONE = 32**3
 """Voxels of a grid from which on a block that is computed twice takes one scan at a time."""
 
@@ -45,15 +50,19 @@ gives wrong gradients or crashes (seen with 2.13)."""
 
 
 class Convolution(nn.Conv3d):
-    """A convolution that computes with the channels last, but on a CPU, where that can take twice as long.
+    """A convolution that computes with the channels last, but in training on a CPU.
+
+    There that can take twice as long, while scoring takes half the time.
 
     The layout of the weights decides it. They are brought into that order each time, which costs little
     beside the convolution; as parameters they stay in the usual one, which DeepSpeed needs to send them.
     """
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        layout = torch.contiguous_format if h.device.type == "cpu" else torch.channels_last_3d
-        weight = self.weight.to(h.dtype).contiguous(memory_format=layout)
+        trains_on_cpu = h.device.type == "cpu" and torch.is_grad_enabled()
+        layout = torch.contiguous_format if trains_on_cpu else torch.channels_last_3d
+        # Not `contiguous`: with a single channel any order is, and the first layer would go the slow way.
+        weight = self.weight.to(h.dtype, memory_format=layout)
         bias = None if self.bias is None else self.bias.to(h.dtype)
         return F.conv3d(h, weight, bias, self.stride, self.padding)
 
@@ -104,6 +113,8 @@ class VolumeEncoder(nn.Module):
             return self._features(h)
 
     def _features(self, h: torch.Tensor) -> torch.Tensor:
+        if h.device.type == "cpu" and not torch.is_grad_enabled() and len(h) >= 2 * SCORED_AT_ONCE:
+            return torch.cat([self._features(own) for own in h.tensor_split(len(h) // SCORED_AT_ONCE)])
         twice = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             h = _computed_twice(block, h) if twice else block(h)

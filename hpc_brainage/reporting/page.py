@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.numerals import UNKNOWN, interval, number, probability
 from hpc_brainage.reporting.markdown import markdown_html
 from hpc_brainage.scoring.table import spreadsheet_safe
 
@@ -202,40 +203,18 @@ def plain(value: object, longest: int | None = None) -> str:
     return f"{text[: longest // 2]}…{text[len(text) - (longest - 1 - longest // 2) :]}"
 
 
-def number(value: float, decimals: int = 2, *, sign: bool = False, percent: bool = False) -> str:
-    """A number to read: with a true minus, and nothing where it is not known."""
-    if not np.isfinite(value):
-        return "–"
-    if percent:
-        return f"{100 * value:.{decimals}f} %"
-    text = f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}"
-    if not float(text.replace(",", "")):
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
-
-
-def interval(
-    low: float, high: float, decimals: int = 2, *, sign: bool = False, percent: bool = False
-) -> str:
-    """The ends of an interval, "0.59 to 0.77"; nothing where there is none."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return ""
-    ends = (number(end, decimals, sign=sign, percent=percent) for end in (low, high))
-    return " to ".join(end.removesuffix(" %") for end in ends)
-
-
 def _cell(row: dict[Any, Any], column: Column) -> str:
     value = row[column.name]
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
-        return "–"
+        return UNKNOWN
     if isinstance(value, int | np.integer):
         return f"{value:,}".replace("-", "−")
     if not isinstance(value, float | np.floating):
         return plain(value, column.longest)
     if column.name in ("p", "p_accelerated"):
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+        return probability(float(value))
     shown = number(float(value), column.decimals, sign=column.sign, percent=column.percent)
     if column.limits is None:
         return shown

@@ -34,7 +34,7 @@ ACCURACY = (
     _measure("r2", "R²"),
     _measure("r", "r"),
 )
-CALIBRATION = (
+AGE_LINE = (
     Column("people", "People"),
     Column("n", "Scans"),
     _measure("intercept", "Intercept, years"),

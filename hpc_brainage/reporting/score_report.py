@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from hpc_brainage.numerals import interval, many, number
 from hpc_brainage.reporting.page import (
     Bullets,
     Column,
@@ -14,12 +15,10 @@ from hpc_brainage.reporting.page import (
     Paragraph,
     Section,
     Summary,
-    interval,
-    number,
     render_page,
 )
 from hpc_brainage.reporting.score_sections import JUDGEMENTS, SECTIONS, Blocks
-from hpc_brainage.reporting.told import Told, many
+from hpc_brainage.reporting.told import Told
 
 _ANSWERS = {"yes": "Yes: none of the checks speaks against it", "care": "With care", "no": "No",
             "open": "It cannot be told from these scores"}  # fmt: skip
@@ -58,7 +57,7 @@ def _summary(told: Told) -> Summary:
         f" the model {told.model}. {scored:,} were scored, and {len(told.known):,} have a gap between"
         " predicted and chronological age."
     ]
-    held = int(told.scored["held_out"].sum()) if "held_out" in told.scored else 0
+    held = int(told.scored["in_training"].sum()) if "in_training" in told.scored else 0
     if held:
         lines.append(
             f"{many(held, 'scan')} {'is' if held == 1 else 'are'} of people in the model's training,"
@@ -66,7 +65,7 @@ def _summary(told: Told) -> Summary:
         )
     figures = [(f"{scored:,} of {scans:,}", "", "scans scored")]
     if len(told["accuracy"]):
-        errors, line = told.of_judged("accuracy"), told.of_judged("calibration")
+        errors, line = told.of_judged("accuracy"), told.of_judged("age_line")
         who = "" if told.judged == "everyone" else f" ({told.judged})"
         for row, name, meaning in (
             (errors, "mae", "mean absolute error, years"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.numerals import many, number, probability
 from hpc_brainage.reporting import score_figures as draw
 from hpc_brainage.reporting.page import (
     Bullets,
@@ -16,12 +17,11 @@ from hpc_brainage.reporting.page import (
     Markdown,
     Paragraph,
     Picture,
-    number,
 )
 from hpc_brainage.reporting.score_columns import (
     ACCURACY,
+    AGE_LINE,
     BESIDE,
-    CALIBRATION,
     COVERAGE,
     DESCRIBED,
     DIFFERENCES,
@@ -29,7 +29,7 @@ from hpc_brainage.reporting.score_columns import (
     LIMITS,
     PROSE,
 )
-from hpc_brainage.reporting.told import Told, many
+from hpc_brainage.reporting.told import Told
 
 Blocks = list[Paragraph | Bullets | Drawing | Picture | Markdown | DataTable]
 
@@ -90,7 +90,7 @@ def accuracy(told: Told) -> Blocks:
         return [
             _absent("No scan has both a brain age and a chronological age, so nothing can be compared.")
         ]
-    line = told.of_judged("calibration")
+    line = told.of_judged("age_line")
     there = np.isfinite(line["slope"])
     alt = (
         f"Scatter of predicted on chronological age of {many(len(known), 'scan')}."
@@ -115,8 +115,8 @@ def accuracy(told: Told) -> Blocks:
         DataTable("Errors, years", told["accuracy"], ACCURACY, "accuracy"),
         Paragraph(f"In brackets: {_intervals(told)} R² is against the mean age of the scans in question,"
                   " which nobody knows before a cohort is collected.", "note"),
-        DataTable("Calibration: predicted = intercept + slope × age", told["calibration"], CALIBRATION,
-                  "calibration"),
+        DataTable("The line: predicted = intercept + slope × age", told["age_line"], AGE_LINE,
+                  "age-line"),
         Paragraph("A slope below 1 is regression to the mean: the young come out too old and the old too"
                   " young. It is why the raw gap falls with age.", "note"),
     ]  # fmt: skip
@@ -249,7 +249,7 @@ def uncertainty(told: Told) -> Blocks:
         blocks.append(DataTable(title, told["own_uniformity"], measures, "training-uniformity"))
     if len(told["centiles"]):
         distance, p = told.numbers.get("centile_distance") or 0.0, told.numbers.get("centile_p")
-        chance = "" if p is None else f", p {f'{p:.2f}' if p >= 0.01 else f'{p:.1g}'}"
+        chance = "" if p is None else f", p {probability(p)}"
         alt = f"Scans in each tenth of the centiles; largest distance from even {distance:.2f}."
         blocks.append(
             Drawing(
@@ -422,9 +422,9 @@ def _of_calibrated_sites(told: Told) -> Blocks:
         return []
     return [
         Paragraph(
-            "Sites were calibrated, and only bag_site_calibrated is the gap after it. The 90 % interval, z,"
-            " centile and p of a scan are those of the gap before calibration, and still hold what the site"
-            " added.",
+            "Sites were calibrated: the gap, z, p and the 90 % interval in the columns that end in"
+            " _site_calibrated. The other columns, and all that this page says of z, centile and p, are of"
+            " the gap before it, and still hold what the site added.",
             "warning",
         )
     ]

@@ -71,8 +71,3 @@ class Told:
     def of_judged(self, name: str) -> dict[str, Any]:
         """The row of a table that is about those whose predictions are held against their age."""
         return {str(k): v for k, v in self[name][self[name]["people"] == self.judged].iloc[0].items()}
-
-
-def many(n: int, one: str, more: str | None = None) -> str:
-    """ "1 scan", "2 scans"; "1,200 people"."""
-    return f"{n:,} {one if n == 1 else more or one + 's'}"

@@ -34,6 +34,8 @@ FEWEST_PEOPLE = 20
 FEWEST_OF_A_SEX = 50
 WEAK_SLOPE = 0.3
 """Below this slope the predictions hardly follow age, and no correction makes them a brain age."""
+STILL_A_TREND = 0.1
+"""A corrected gap that correlates more with age still has a trend: the line does not fit these people."""
 
 
 class AgeUsing(np.ndarray):

@@ -26,7 +26,7 @@ def codes_of(predictor: Predictor, rows: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     `participant_id`, `session_id`, `run`, `member`, `fold` (which the member did not learn from),
-    `held_out` (whether the person was in it), and float32 columns as `smri_shared_0` and
+    `in_training` (whether the person was in it), and float32 columns as `smri_shared_0` and
     `fmri_distinct_3`: NaN where the scan lacks the modality. Ordered by member, then as `rows`.
     """
     bundle, parts = predictor.bundle, []
@@ -36,11 +36,11 @@ def codes_of(predictor: Predictor, rows: np.ndarray) -> pd.DataFrame:
             own = bundle.folds[index]
             mine = np.flatnonzero((fold < 0) | (fold == own))
             if len(mine):
-                told = {"member": index, "fold": own, "held_out": fold[mine] == own}
+                told = {"member": index, "fold": own, "in_training": fold[mine] == own}
                 columns = pd.DataFrame(told | _codes(bundle, index, inputs, mine))
                 parts.append(pd.concat([who.iloc[mine].reset_index(drop=True), columns], axis=1))
     if not parts:
-        return pd.DataFrame({name: [] for name in (*IDENTITY, "member", "fold", "held_out")})
+        return pd.DataFrame({name: [] for name in (*IDENTITY, "member", "fold", "in_training")})
     return pd.concat(parts, ignore_index=True).sort_values("member", kind="stable", ignore_index=True)
 
 

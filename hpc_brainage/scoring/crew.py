@@ -212,7 +212,9 @@ def _existing(address: str) -> Iterator[Crew]:
             hint="for tls:// Dask needs distributed.comm.tls in its configuration",
         ) from None
     with client:
-        yield Crew(client, max(1, len(client.scheduler_info(n_workers=-1)["workers"])))
+        about = client.scheduler_info(n_workers=-1)
+        link = client.dashboard_link if "dashboard" in about["services"] else ""
+        yield Crew(client, max(1, len(about["workers"])), link)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pandas as pd
 from hpc_brainage.errors import ScoringError
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import Evidence, ModelInfo
-from hpc_brainage.scoring.interpretation import available
+from hpc_brainage.scoring.answers import Answers
 
 IMPLAUSIBLE_YEARS = (0.0, 120.0)
 FAR_SHARE = 0.25
@@ -29,29 +29,27 @@ NEARLY_CONSTANT = "predictions_nearly_constant"
 OVERRIDE = "--accept-implausible"
 
 
-def depth_flags(
-    found: dict[str, np.ndarray], recon_z: dict[str, np.ndarray], info: ModelInfo
-) -> dict[str, np.ndarray]:
+def depth_flags(said: Answers, recon_z: dict[str, np.ndarray], info: ModelInfo) -> dict[str, np.ndarray]:
     """By flag, which scans lie beyond what was usual for held-out people.
 
     Parameters
     ----------
-    found : what `ask_members` says.
+    said : what the members say of the scans.
     recon_z : by role, z of the log reconstruction error.
     """
-    calibration, scans = info.calibration, len(found["brain_age"])
+    calibration, scans = info.calibration, len(said)
     flags = {"codes_far_from_training": np.zeros(scans, dtype=bool)}
     if calibration is None:
         return flags
-    groups = available(found)
+    groups = said.available
     for name, group in calibration.groups.items():
         if group.far is not None:
-            flags["codes_far_from_training"] |= (groups == name) & (found["mahalanobis"] > group.far)
+            flags["codes_far_from_training"] |= (groups == name) & (said.mahalanobis > group.far)
     for role, depth in calibration.depth.items():
         if depth.poor is not None:
             flags[f"reconstruction_poor_{role}"] = recon_z[role] > depth.poor
         if depth.beyond is not None:
-            flags[f"features_out_of_range_{role}"] = found[f"out_of_range_{role}"] > depth.beyond
+            flags[f"features_out_of_range_{role}"] = said.out_of_range[role] > depth.beyond
     return flags
 
 

@@ -25,7 +25,8 @@ TASK_SECONDS = 1.0
 """Work of a task, where there are parts enough."""
 LEAST_SECONDS = 0.1
 """Work of a task at least, unless it is all that is left."""
-_TASKS_PER_WORKER = 4
+_TURNS = 2
+"""A worker gets at most this part of its share of what is left."""
 _ATTEMPTS = 3
 _MOST_FAILED = 10
 _GLANCE = 1.0  # seconds
@@ -49,7 +50,7 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
     Raises
     ------
     ScoringError : parts failed, or ended their workers, again and again; all others are done by then,
-        unless nearly everything fails.
+        unless nearly everything fails. Or the scheduler is gone.
     """
     ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
     under_way: dict[Future, Task] = {}
@@ -78,6 +79,8 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
         if future.status == "finished":
             records.append(future.result())
             tell(records[-1])
+        elif future.status == "cancelled":  # nobody here cancels what is under way
+            raise _lost()
         elif len(task) > 1:
             for part in task:
                 submit([part])
@@ -104,19 +107,32 @@ def _cost(records: Sequence[PartRecord]) -> float:
 def grouped(parts: Sequence[range], seconds_per_row: float, workers: int) -> list[Task]:
     """Parts put together into tasks: neighbours only, in order, each of them once.
 
-    As many as make `TASK_SECONDS` of work; fewer, but `LEAST_SECONDS`, where a worker would otherwise get
-    less than four tasks, so that the last of them end together.
+    As many as make `TASK_SECONDS` of work, and towards the end ever fewer, but `LEAST_SECONDS`: half of a
+    worker's share of what is left, so that the last of them end together (guided self-scheduling,
+    Polychronopoulos and Kuck 1987).
     """
     if not parts:
         return []
     cost = max(seconds_per_row * max(map(len, parts)), 1e-9)
-    fair = len(parts) // (_TASKS_PER_WORKER * workers)
-    together = max(1, math.ceil(LEAST_SECONDS / cost), min(math.ceil(TASK_SECONDS / cost), fair))
+    least = max(1, math.ceil(LEAST_SECONDS / cost))
+    most = max(least, math.ceil(TASK_SECONDS / cost))
     tasks: list[Task] = []
     breaks = [place for place, (a, b) in enumerate(pairwise(parts), 1) if a.stop != b.start]
     for begin, end in pairwise([0, *breaks, len(parts)]):
-        tasks += [parts[at : min(at + together, end)] for at in range(begin, end, together)]
+        while begin < end:
+            share = (len(parts) - begin) // (_TURNS * workers)
+            stop = min(begin + max(least, min(most, share)), end)
+            tasks.append(parts[begin:stop])
+            begin = stop
     return tasks
+
+
+def _lost() -> ScoringError:
+    return ScoringError(
+        "the connection to the Dask scheduler was lost",
+        expected="a scheduler that runs until the last scan is scored",
+        hint="run the same command again when there is one: the parts that are done are kept",
+    )
 
 
 def _failure(failed: dict[range, BaseException], parts: int) -> ScoringError:

@@ -12,43 +12,37 @@ import pandas as pd
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import ModelInfo
 from hpc_brainage.scoring.age_support import are_few
+from hpc_brainage.scoring.answers import Answers, modalities_named
 from hpc_brainage.scoring.normative import centile, normative_z, outside, p_accelerated
-from hpc_brainage.scoring.uncertainty import HeldOut, half_widths
+from hpc_brainage.scoring.uncertainty import Predicted, half_widths
 
 COLUMNS = ("pi90_lo", "pi90_hi", "bag_z", "bag_centile", "p_accelerated")
 
 
-def available(found: dict[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
-    """Which modalities each scan was scored from, as "smri+fmri"; "" for none."""
-    number = sum(np.asarray(found[f"has_{role}"]).astype(int) << place for place, role in enumerate(ROLES))
-    names = [
-        "+".join(role for place, role in enumerate(ROLES) if combination >> place & 1)
-        for combination in range(1 << len(ROLES))
-    ]
-    return np.array(names, dtype=object)[number]
+def available(table: pd.DataFrame) -> np.ndarray:
+    """Which modalities each row of a score table was scored from, as "smri+fmri"; "" for none."""
+    return modalities_named({role: table[f"has_{role}"].to_numpy() for role in ROLES})
 
 
-def interpret(
-    found: dict[str, np.ndarray], age: np.ndarray, sex: np.ndarray, info: ModelInfo
-) -> dict[str, np.ndarray]:
+def interpret(said: Answers, age: np.ndarray, sex: np.ndarray, info: ModelInfo) -> dict[str, np.ndarray]:
     """The columns that a calibration gives, each (scans,).
 
     Parameters
     ----------
-    found : what `ask_members` says.
+    said : what the members say of the scans.
     age : years, NaN where unknown.
     sex : "F", "M" or "U".
     """
     made = {name: np.full(len(age), np.nan) for name in COLUMNS}
-    made |= {f"recon_z_{role}": rebuilding_z(found, role, info) for role in ROLES}
-    made["modality_delta"] = found["brain_age_smri_only"] - found["brain_age_fmri_only"]
+    made |= {f"recon_z_{role}": rebuilding_z(said, role, info) for role in ROLES}
+    made["modality_delta"] = said.brain_age_alone["smri"] - said.brain_age_alone["fmri"]
     if info.calibration is None:
         return made
-    predicted, groups = found["brain_age"], available(found)
+    predicted, groups = said.brain_age, said.available
     for name, group in info.calibration.groups.items():
         rows = np.flatnonzero((groups == name) & np.isfinite(predicted))
-        sd, nowhere = found["brain_age_sd_aleatoric"][rows], np.full(len(rows), -1)
-        scans = HeldOut(predicted[rows], age[rows], sd, sex[rows], nowhere)
+        sd, nobodys = said.sd_aleatoric[rows], np.full(len(rows), -1)
+        scans = Predicted(predicted[rows], age[rows], sd, sex[rows], nobodys)
         half = half_widths(group.intervals, scans)
         made["pi90_lo"][rows], made["pi90_hi"][rows] = predicted[rows] - half, predicted[rows] + half
         if group.norms is not None:
@@ -58,21 +52,21 @@ def interpret(
     return made
 
 
-def rebuilding_z(found: dict[str, np.ndarray], role: str, info: ModelInfo) -> np.ndarray:
+def rebuilding_z(said: Answers, role: str, info: ModelInfo) -> np.ndarray:
     """z of the log reconstruction error against held-out people's; NaN where there is none."""
     depth = info.calibration.depth.get(role) if info.calibration else None
     if depth is None or depth.log_error_mean is None or not depth.log_error_sd:
-        return np.full(len(found["brain_age"]), np.nan)
-    return (found[f"_log_error_{role}"] - depth.log_error_mean) / depth.log_error_sd
+        return np.full(len(said), np.nan)
+    return (said.log_error[role] - depth.log_error_mean) / depth.log_error_sd
 
 
-def outside_norms(found: dict[str, np.ndarray], age: np.ndarray, info: ModelInfo) -> np.ndarray:
+def outside_norms(said: Answers, age: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Of which scans the age lies outside those of the controls that the model is calibrated on, or has
     too few of them near."""
     beyond = np.zeros(len(age), dtype=bool)
     if info.calibration is None:
         return beyond
-    groups = available(found)
+    groups = said.available
     for name, group in info.calibration.groups.items():
         if group.norms is not None:
             beyond |= (groups == name) & outside(group.norms, age)

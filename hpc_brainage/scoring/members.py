@@ -3,9 +3,6 @@
 A scan whose person the bundle knows is shown to the members of one fold only, those that never saw the
 person; any other scan to all members. The first member of each fold takes a closer look: how sure the code
 is, how far from the training people's, and how well the scan is rebuilt.
-
-The result is by column: the columns of the score table by their names, and some that begin with "_" which
-only calibration takes.
 """
 
 from __future__ import annotations
@@ -18,23 +15,7 @@ import torch
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import Bundle
 from hpc_brainage.model.member import Prediction
-
-AGES = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only", "brain_age_other_sex")
-EMPTY_COLUMNS = {
-    **dict.fromkeys(AGES, np.nan),
-    "brain_age_sd_aleatoric": np.nan,
-    "brain_age_sd_epistemic": np.nan,
-    "mahalanobis": np.nan,
-    "members_used": 0,
-    "_usable": False,  # to every member that was asked
-    **{f"has_{role}": False for role in ROLES},
-    **{f"imputed_{role}": 0 for role in ROLES},
-    **{f"out_of_range_{role}": np.nan for role in ROLES},
-    **{f"_sd_{role}": np.nan for role in ROLES},
-    **{f"_distance_{role}": np.nan for role in ROLES},
-    **{f"_log_error_{role}": np.nan for role in ROLES},
-}
-"""Every column, with what stands in it of a scan that nobody was asked about."""
+from hpc_brainage.scoring.answers import Answers
 
 
 def ask_members(
@@ -43,8 +24,8 @@ def ask_members(
     present: Mapping[str, torch.Tensor],
     sex: torch.Tensor,
     held_out_in: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Everything that the members say of B scans, by column, each (B,).
+) -> Answers:
+    """Everything that the members say of B scans.
 
     Parameters
     ----------
@@ -71,17 +52,7 @@ def ask_members(
             for role in bundle.training_range.code_mean:
                 away = bundle.training_range.distance(role, fold, said.look.codes[role])
                 sums.add_mean(f"_distance_{role}", mine, torch.where(said.used[role], away, torch.nan))
-    found = sums.columns()
-    for role in ROLES:
-        found[f"out_of_range_{role}"] = _beyond(bundle, role, x, held_out_in)
-    distances = np.stack([found[f"_distance_{role}"] for role in ROLES])
-    known = np.isfinite(distances)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found["mahalanobis"] = np.sqrt(np.where(known, distances**2, 0).sum(axis=0) / known.sum(axis=0))
-    usable = np.isfinite(found["brain_age"])
-    for role in ROLES:
-        found[f"out_of_range_{role}"][~(usable & found[f"has_{role}"])] = np.nan
-    return found
+    return sums.answers({role: _beyond(bundle, role, x, held_out_in) for role in ROLES})
 
 
 class _Sums:
@@ -127,23 +98,42 @@ class _Sums:
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.sums[name] / self.times[name]
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def answers(self, beyond: Mapping[str, np.ndarray]) -> Answers:
+        """What the sums come to; `beyond` counts, by role, features beyond the training people's."""
         age = self.mean("brain_age")
+        known = np.isfinite(age)
         used = self.times.get("brain_age", np.zeros(self.scans, dtype=np.int64))
-        found = {name: self.mean(name) for name in AGES}
+        distance = {role: self.mean(f"_distance_{role}") for role in ROLES}
         with np.errstate(invalid="ignore"):
             between = np.maximum(self.mean("_square") - age**2, 0) * used / np.maximum(used - 1, 1)
-            found["brain_age_sd_aleatoric"] = np.sqrt(self.mean("_variance"))
             within = np.nan_to_num(self.mean("_variance_of_code"))
-            found["brain_age_sd_epistemic"] = np.where(used > 1, np.sqrt(between + within), np.nan)
-            for role in ROLES:
-                found[f"_sd_{role}"] = np.sqrt(self.mean(f"_variance_{role}"))
-                found[f"_log_error_{role}"] = self.mean(f"_log_error_{role}")
-                found[f"_distance_{role}"] = self.mean(f"_distance_{role}")
-                found[f"has_{role}"], found[f"imputed_{role}"] = self.has[role], self.imputed[role]
-        found["members_used"] = np.where(np.isfinite(age), used, 0)
-        found["_usable"] = self.usable
-        return found
+            return Answers(
+                brain_age=age,
+                brain_age_other_sex=self.mean("brain_age_other_sex"),
+                brain_age_alone={role: self.mean(f"brain_age_{role}_only") for role in ROLES},
+                sd_aleatoric=np.sqrt(self.mean("_variance")),
+                sd_alone={role: np.sqrt(self.mean(f"_variance_{role}")) for role in ROLES},
+                sd_epistemic=np.where(used > 1, np.sqrt(between + within), np.nan),
+                mahalanobis=_over_modalities(distance),
+                distance=distance,
+                log_error={role: self.mean(f"_log_error_{role}") for role in ROLES},
+                out_of_range={
+                    role: np.where(known & self.has[role], beyond[role], np.nan) for role in ROLES
+                },
+                imputed=self.imputed,
+                has=self.has,
+                members_used=np.where(known, used, 0),
+                usable=self.usable,
+            )
+
+
+def _over_modalities(distance: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Root mean square over the modalities that each scan has; NaN where it has none."""
+    each = np.stack(list(distance.values()))
+    there = np.isfinite(each)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overall: np.ndarray = np.sqrt(np.where(there, each**2, 0).sum(axis=0) / there.sum(axis=0))
+    return overall
 
 
 def _beyond(

@@ -7,6 +7,7 @@ with, by its hashes, and so must the code: workers on other nodes see the same f
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ THREADS = "BRAINAGE_THREADS"
 """Environment variable: cores of a worker; without it, as many as Dask gives it threads."""
 DEVICE = "BRAINAGE_DEVICE"
 """Environment variable: `cpu`, `cuda`, or by default a GPU if there is one."""
+
+_ALONE = threading.Lock()
+"""Held by the task that is at work: a worker of Dask with several threads starts as many tasks at once, and
+each would take all of the threads, a model and a block of its own."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,11 @@ class PartWork:
         folder = Path(self.folder)
         if (done := part_record(folder, first, stop)) is not None:
             return done
-        predictor, chosen = _loaded(self)
-        began = time.monotonic()
-        table = predictor.score(first + np.flatnonzero(chosen[first:stop]))
-        return write_part(folder, first, stop, table, began)
+        with _ALONE:
+            predictor, chosen = _loaded(self)
+            began = time.monotonic()
+            table = predictor.score(first + np.flatnonzero(chosen[first:stop]))
+            return write_part(folder, first, stop, table, began)
 
 
 def belonging(store: Store, model: Path, where: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,18 +16,38 @@ from hpc_brainage.model.member import LEAST_KNOWN_SHARE, SEX_NUMBERS
 from hpc_brainage.scans import FIELD_STRENGTH, SCAN_COLUMNS, field_strengths
 from hpc_brainage.scoring import bias
 from hpc_brainage.scoring.alignment import RoleMatch
+from hpc_brainage.scoring.answers import Answers
 from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags, is_no_better_than_the_mean
 from hpc_brainage.scoring.flags import join_flags
 from hpc_brainage.scoring.interpretation import interpret, of_a_rare_age, outside_norms
-from hpc_brainage.scoring.members import EMPTY_COLUMNS, ask_members
+from hpc_brainage.scoring.members import ask_members
 from hpc_brainage.scoring.reading import read_ahead
 from hpc_brainage.scoring.table import SCHEMA
 from hpc_brainage.store.reader import Store
 
-_FEATURE_ROWS_AT_ONCE = 1024  # as much as a shard of a connectome; the next is read meanwhile
+FEATURE_ROWS_AT_ONCE = 1024  # as much as a shard of a connectome; the next is read meanwhile
 Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 """By role, the members' inputs and which scans have the role."""
-_VOLUMES_AT_ONCE = 8  # half a gigabyte each with OpenBHB's grey matter and the SFCN of the paper
+VOLUMES_AT_ONCE = 8  # on a GPU half a gigabyte each with OpenBHB's grey matter and the SFCN of the paper
+
+
+@dataclass(frozen=True)
+class _SoFar:
+    """What is known of the rows that are scored; filled in as scans are read.
+
+    Attributes
+    ----------
+    answers : of the members.
+    fold : int, in which the person was held out; -1 of somebody unknown.
+    in_training : bool, whether it is certain that it is a person of the training.
+    status, reason : as in the score table.
+    """
+
+    answers: Answers
+    fold: np.ndarray
+    in_training: np.ndarray
+    status: np.ndarray
+    reason: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,7 @@ class Predictor:
         """
         scans = self.store.scans.iloc[rows].reset_index(drop=True)
         found = self._nothing_yet(rows, scans)
-        at_once = _VOLUMES_AT_ONCE if self.bundle.info.volumes else _FEATURE_ROWS_AT_ONCE
+        at_once = VOLUMES_AT_ONCE if self.bundle.info.volumes else FEATURE_ROWS_AT_ONCE
         blocks = np.split(np.arange(len(rows)), np.arange(at_once, len(rows), at_once))
         for places, inputs in read_ahead(blocks, lambda places: self._read(rows[places])):
             try:
@@ -66,58 +86,56 @@ class Predictor:
         found = self._nothing_yet(rows, self.store.scans.iloc[rows].reset_index(drop=True))
         x, present = self._read(rows)
         self._recognise(found, x, np.arange(len(rows)))
-        return (x, present), found["_fold"]
+        return (x, present), found.fold
 
-    def _fill_one(
-        self, found: dict[str, np.ndarray], scans: pd.DataFrame, rows: np.ndarray, place: int
-    ) -> None:
+    def _fill_one(self, found: _SoFar, scans: pd.DataFrame, rows: np.ndarray, place: int) -> None:
         try:
             self._fill(found, scans, np.array([place]), self._read(rows[place : place + 1]))
         except BrainAgeError as problem:
-            found["status"][place], found["reason"][place] = "failed", problem.what
+            found.status[place], found.reason[place] = "failed", problem.what
 
     @cached_property
     def _checksums(self) -> list[np.ndarray]:
         """Of all scans of the store, for each of its modalities: read once, not for each task."""
         return [self.store.checksums(key) for key in self.store.modalities]
 
-    def _nothing_yet(self, rows: np.ndarray, scans: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Columns before anybody was asked, and who is known by identity or by the very same data."""
-        found = {name: np.full(len(rows), value) for name, value in EMPTY_COLUMNS.items()}
-        found["status"] = np.full(len(rows), "missing", dtype=object)
-        found["reason"] = np.full(len(rows), "", dtype=object)
+    def _nothing_yet(self, rows: np.ndarray, scans: pd.DataFrame) -> _SoFar:
+        """Rows before anybody was asked, and who is known by identity or by the very same data."""
         checksums = zip(*(of_all[rows].tolist() for of_all in self._checksums), strict=True)
         known = self.bundle.known_people(scans, list(checksums))
-        return found | {"_fold": known.fold, "held_out": known.certain}
+        return _SoFar(
+            Answers.none_yet(len(rows)),
+            known.fold,
+            known.certain,
+            status=np.full(len(rows), "missing", dtype=object),
+            reason=np.full(len(rows), "", dtype=object),
+        )
 
-    def _fill(
-        self, found: dict[str, np.ndarray], scans: pd.DataFrame, places: np.ndarray, inputs: Inputs
-    ) -> None:
+    def _fill(self, found: _SoFar, scans: pd.DataFrame, places: np.ndarray, inputs: Inputs) -> None:
         """Ask the members about the scans at `places` and write down what they say."""
         x, present = inputs
         device = next(self.bundle.members[0].parameters()).device
         sex = torch.tensor([SEX_NUMBERS[sex] for sex in scans["sex"].iloc[places]], device=device)
         self._recognise(found, x, places)
-        for name, said in ask_members(self.bundle, x, present, sex, found["_fold"][places]).items():
-            found[name][places] = said
-        scored, usable = np.isfinite(found["brain_age"][places]), found["_usable"][places]
-        found["status"][places] = np.select([scored, usable], ["scored", "failed"], "missing")
-        found["reason"][places] = np.select(
-            [scored, usable], ["", "the model gives no finite age"], self._why_missing()
+        said = ask_members(self.bundle, x, present, sex, found.fold[places])
+        found.answers.put(places, said)
+        scored = np.isfinite(said.brain_age)
+        found.status[places] = np.select([scored, said.usable], ["scored", "failed"], "missing")
+        found.reason[places] = np.select(
+            [scored, said.usable], ["", "the model gives no finite age"], self._why_missing()
         )
 
-    def _recognise(
-        self, found: dict[str, np.ndarray], x: dict[str, torch.Tensor], places: np.ndarray
-    ) -> None:
+    def _recognise(self, found: _SoFar, x: dict[str, torch.Tensor], places: np.ndarray) -> None:
         """Know scans of the training by the fingerprint of their features, whoever converted them."""
         if self.bundle.training_range is None:
             return
         for role, prints in self.bundle.training_range.fingerprints.items():
-            values = x[role][:, torch.from_numpy(prints.columns).to(x[role].device)].cpu().numpy()
+            columns = torch.from_numpy(prints.columns).to(x[role].device)
+            values = x[role].index_select(1, columns).cpu().numpy()
             fold = prints.held_out_in(values, self.bundle.info.salt)
-            new = (fold >= 0) & ~found["held_out"][places]
-            found["_fold"][places[new]] = fold[new]
-            found["held_out"][places[new]] = True
+            new = (fold >= 0) & ~found.in_training[places]
+            found.fold[places[new]] = fold[new]
+            found.in_training[places[new]] = True
 
     def _read(self, rows: np.ndarray) -> Inputs:
         """Inputs in the bundle's feature order, and presence, on the members' device."""
@@ -141,18 +159,20 @@ class Predictor:
         roles = " or ".join(self.matches)
         return f"no {roles} with at least {LEAST_KNOWN_SHARE:.0%} of the model's features"
 
-    def _table(self, found: dict[str, np.ndarray], scans: pd.DataFrame) -> pd.DataFrame:
+    def _table(self, found: _SoFar, scans: pd.DataFrame) -> pd.DataFrame:
         """What was found beside who the scans are of: the gap, its meaning, and what to mind."""
-        info = self.bundle.info
+        info, said = self.bundle.info, found.answers
         age, sex = scans["age"].to_numpy(dtype=float, na_value=np.nan), scans["sex"].to_numpy(dtype=object)
+        columns = said.columns() | {
+            "in_training": found.in_training, "status": found.status, "reason": found.reason
+        }  # fmt: skip
         table = pd.concat(
-            [scans[[name for name in SCHEMA if name in SCAN_COLUMNS]], pd.DataFrame(found)], axis=1
+            [scans[[name for name in SCHEMA if name in SCAN_COLUMNS]], pd.DataFrame(columns)], axis=1
         )
-        meaning = interpret(found, age, sex, info)
         in_range = scans["age"].between(info.training.age_min, info.training.age_max).astype("boolean")
         table = table.assign(
-            bag=found["brain_age"] - age,
-            **meaning,
+            bag=said.brain_age - age,
+            **interpret(said, age, sex, info),
             qc_status="",
             qc_reasons="",
             age_in_training_range=in_range.mask(scans["age"].isna()),
@@ -168,25 +188,26 @@ class Predictor:
         extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
         return pd.concat([table[list(SCHEMA)], extras], axis=1)
 
-    def _flags(self, table: pd.DataFrame, found: dict[str, np.ndarray], scans: pd.DataFrame) -> np.ndarray:
-        info, age = self.bundle.info, table["age"].to_numpy(dtype=float, na_value=np.nan)
+    def _flags(self, table: pd.DataFrame, found: _SoFar, scans: pd.DataFrame) -> np.ndarray:
+        info, said = self.bundle.info, found.answers
+        age = table["age"].to_numpy(dtype=float, na_value=np.nan)
         outside = (age < info.training.age_min) | (age > info.training.age_max)
         raised = {
             "age_unknown": np.isnan(age),
             "age_outside_training": outside,
             "few_training_people_of_this_age": of_a_rare_age(age, info) & ~outside,
-            "age_outside_norms": outside_norms(found, age, info) & ~outside,
+            "age_outside_norms": outside_norms(said, age, info) & ~outside,
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
             "site_unseen": ~table["site_seen"],
             "field_strength_unseen": self._other_field(scans),
             "sex_unknown": table["sex"] == "U",
             "sex_unseen": ~table["sex"].isin(["U", *info.training.sexes]),
-            "id_in_training": (found["_fold"] >= 0) & ~found["held_out"],
+            "id_in_training": (found.fold >= 0) & ~found.in_training,
         }
         for role in self.matches:
-            raised[f"{role}_missing"] = ~found[f"has_{role}"]
-            raised[f"{role}_features_imputed"] = found[f"imputed_{role}"] > 0
-        raised |= depth_flags(found, {role: table[f"recon_z_{role}"].to_numpy() for role in ROLES}, info)
+            raised[f"{role}_missing"] = ~said.has[role]
+            raised[f"{role}_features_imputed"] = said.imputed[role] > 0
+        raised |= depth_flags(said, {role: table[f"recon_z_{role}"].to_numpy() for role in ROLES}, info)
         weak = [group for group, line in info.bias.items() if line.slope < bias.WEAK_SLOPE]
         raised["model_barely_follows_age"] = bias.line_names(table, info.bias).isin(weak)
         raised["model_no_better_than_mean"] = np.full(len(table), is_no_better_than_the_mean(info.evidence))

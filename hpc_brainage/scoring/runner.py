@@ -1,12 +1,13 @@
 """Scoring a whole store with Dask: each task is some parts of the store, done on one worker.
 
-A worker loads the bundle once. A task reads whole shards, scores them and writes its rows to disk itself;
+A worker loads the bundle once. A task reads whole chunks, scores them and writes its rows to disk itself;
 only a small record goes back, so a lost worker costs one task, and a run that is started again goes on
 with the parts that are not there yet.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from hpc_brainage.store.reader import Store
 from hpc_brainage.store.schema import cut
 
 Progress = Callable[[int, int, str], None]
+_LONGEST_PART = 1024
+"""Scans of a part, unless a chunk is longer: of thousands of features, a fraction of a second of work."""
 _AS_USUAL, _NOTHING_FURTHER = WholeTable(), Further()
 
 
@@ -46,7 +49,7 @@ class ScoringReport:
     Attributes
     ----------
     kept : scans that an interrupted run had scored before.
-    seconds : that scoring the others took, once there were workers.
+    seconds : that scoring the others took, from when the first worker had loaded the model.
     """
 
     paths: dict[str, Path]
@@ -102,20 +105,20 @@ def score_store(
         tuple(belongs_to.items()), where,
     )  # fmt: skip
     with folder.held(resume=resume):
-        parts = _whole_shards(store, matches)
+        parts = _parts(store, matches)
         kept = folder.done(parts)
         open_parts = [
             part for part in parts if chosen[part.start : part.stop].any() and not _covers(kept, part)
         ]
         account = _Account(int(chosen.sum()), kept, progress)
         made: list[PartRecord] = []
-        began = time.monotonic()
+        seconds = 0.0
         if open_parts:
             with hired(fleet or Fleet(), len(open_parts), folder.logs) as crew:
-                account.crew, began = crew, time.monotonic()
+                account.crew = crew
                 made = carry_out(crew, work, open_parts, account.tell)
                 account.crew = None
-        seconds = time.monotonic() - began
+                seconds = time.monotonic() - account.began
         records = sorted([*kept, *made], key=lambda record: record.first)
         table = pd.concat([folder.read(record) for record in records], ignore_index=True)
         _check_complete(table, scans)
@@ -148,10 +151,12 @@ class _Account:
         self._done = sum(record.scans for record in kept)
         self._failed = sum(record.failed for record in kept)
         self.crew: Crew | None = None
+        self.began = math.inf
         self.tell(None)
 
     def tell(self, record: PartRecord | None) -> None:
         if record is not None:
+            self.began = min(self.began, time.monotonic() - record.seconds)
             self._done += record.scans
             self._failed += record.failed
         if self._progress is None:
@@ -159,7 +164,7 @@ class _Account:
         remarks = [f"{self._failed} failed"] if self._failed else []
         if self.crew is not None:
             present = self.crew.present
-            remarks += [f"{present} of {self.crew.wanted} workers"] if present != self.crew.wanted else []
+            remarks += [f"{present} of {self.crew.wanted} workers"] if present < self.crew.wanted else []
             remarks += [self.crew.dashboard] if self.crew.dashboard else []
         self._progress(self._done, self._total, ", ".join(remarks))
 
@@ -168,12 +173,14 @@ def _covers(records: list[PartRecord], part: range) -> bool:
     return any(record.first <= part.start and part.stop <= record.stop for record in records)
 
 
-def _whole_shards(store: Store, matches: Mapping[str, RoleMatch]) -> list[range]:
-    """The store's rows, cut so that no two pieces share a shard of anything that the model takes."""
+def _parts(store: Store, matches: Mapping[str, RoleMatch]) -> list[range]:
+    """The store's rows, cut so that no two pieces share a chunk of anything that the model takes."""
     tables = (match.table.modalities for match in matches.values() if match.table is not None)
     taken = {modality.key for table in tables for modality in table}
     taken |= {match.volume for match in matches.values() if match.volume is not None}
-    return cut(store.n_scans, max(store.layout(key).shard_scans for key in taken))
+    layouts = [store.layout(key) for key in taken]
+    shard = max(layout.shard_scans for layout in layouts)
+    return cut(store.n_scans, max(min(shard, _LONGEST_PART), *(layout.chunk_scans for layout in layouts)))
 
 
 def _meeting_notes(matches: Mapping[str, RoleMatch]) -> tuple[str, ...]:

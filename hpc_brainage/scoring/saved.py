@@ -1,4 +1,4 @@
-"""A score table that lies on disk, read as it was written."""
+"""What a scoring run left on disk, read as it was written."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError
 from hpc_brainage.files import read_json
-from hpc_brainage.scans import IDENTITY, SCAN_COLUMNS, scan_names
+from hpc_brainage.scans import SCAN_COLUMNS, scan_names
 
 _SUFFIXES = (".parquet", ".tsv", ".json")
-_NEEDED = (*SCAN_COLUMNS, "status", "brain_age", "model", "model_sha256", "store_sha256")
+_VERSIONS = (1, 2, 3)
+_EARLIER_NAMES = {"held_out": "in_training"}  # up to version 2
+_NEEDED = (
+    *SCAN_COLUMNS, "status", "reason", "brain_age", "bag", "flags", "model", "model_sha256", "store_sha256",
+)  # fmt: skip
 _TEXTS = (
     *(name for name in SCAN_COLUMNS if name != "age"),
     "status", "reason", "flags", "model", "model_sha256", "store_sha256", "software",
 )  # fmt: skip
+_OF_CONTRIBUTIONS = ("role", "feature", "group", "mean_contribution_years", "n")
 _ESCAPED = tuple(f"'{start}" for start in ("=", "+", "-", "@", "\t", "\r"))
 
 
@@ -29,8 +34,8 @@ class SavedScores:
     Attributes
     ----------
     name : of the table, without folder and suffix.
-    table : one row per scan, as `SCHEMA` says.
-    about : the content of OUT.json; empty if it is not there.
+    table : one row per scan, as `SCHEMA` says; columns of earlier versions under their present names.
+    about : the content of OUT.json.
     """
 
     name: str
@@ -61,7 +66,7 @@ class SavedScores:
 
 
 def read_scores(path: Path) -> SavedScores:
-    """Read the score table OUT from its Parquet file, or from its TSV where there is no other.
+    """Read the score table OUT from its Parquet file, or its TSV where there is no other, and OUT.json.
 
     Parameters
     ----------
@@ -69,7 +74,8 @@ def read_scores(path: Path) -> SavedScores:
 
     Raises
     ------
-    ScoringError : there is none, it cannot be read, is not a score table, or names a scan twice.
+    ScoringError : a file is missing, damaged, of another version or not of the same run as the other; the
+        table is not a score table, or names a scan twice.
     """
     out = path.with_suffix("") if path.suffix in _SUFFIXES else path
     kinds = [path.suffix] if path.suffix in (".parquet", ".tsv") else [".parquet", ".tsv"]
@@ -81,7 +87,7 @@ def read_scores(path: Path) -> SavedScores:
             hint="brainage score STORE --out OUT",
         )  # fmt: skip
     try:
-        table = pd.read_parquet(file) if file.suffix == ".parquet" else _from_tsv(file)
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else _unescaped(_read_tsv(file, _TEXTS))
     except (OSError, ValueError) as problem:
         raise ScoringError(f"the score table cannot be read ({problem})", where=file) from None
     if lacking := [name for name in _NEEDED if name not in table]:
@@ -100,17 +106,69 @@ def read_scores(path: Path) -> SavedScores:
             where=f"{file}: {', '.join(twice.head(3))}",
             expected="one row for each scan",
         )
-    sidecar = out.with_name(f"{out.name}.json")
-    about = read_json(sidecar, ScoringError) if sidecar.is_file() else {}
+    about = _sidecar(out.with_name(f"{out.name}.json"), len(table))
+    if about["schema_version"] < 3:
+        table = table.rename(columns=_EARLIER_NAMES)
     return SavedScores(out.name, table, about)
 
 
-def _from_tsv(file: Path) -> pd.DataFrame:
-    """The TSV with texts as they were before they were made safe for spreadsheets."""
-    texts = dict.fromkeys((*IDENTITY, *_TEXTS), str)
+def read_contributions(out: Path) -> pd.DataFrame | None:
+    """What drives the predictions, by feature and group: OUT_contributions.tsv, None where there is none.
+
+    Raises
+    ------
+    ScoringError : it cannot be read, or is not what `brainage score --contributions` writes.
+    """
+    path = out.with_name(f"{out.name}_contributions.tsv")
+    if not path.is_file():
+        return None
+    try:
+        table = _unescaped(_read_tsv(path, ("role", "feature", "group")))
+    except ValueError as problem:
+        raise ScoringError(f"the contributions cannot be read ({problem})", where=path) from None
+    if missing := [name for name in _OF_CONTRIBUTIONS if name not in table]:
+        raise ScoringError(f"the contributions lack the columns {', '.join(missing)}", where=path)
+    return table
+
+
+def _sidecar(path: Path, scans: int) -> dict[str, Any]:
+    """The content of OUT.json, which must be of this table."""
+    if not path.is_file():
+        raise ScoringError(
+            "the score table has no sidecar, which says of which model and store it is",
+            where=path,
+            expected="OUT.json beside OUT.parquet, as `brainage score` writes them",
+        )
+    found = read_json(path, ScoringError)
+    about: dict[str, Any] = found if isinstance(found, dict) else {}
+    if (version := about.get("schema_version")) not in _VERSIONS:
+        raise ScoringError(
+            f"a score table of version {version!r}",
+            where=path,
+            expected=f"version {' or '.join(map(str, _VERSIONS))}",
+            hint="score the store again, or take the hpc-brainage that wrote the table",
+        )
+    if (said := (about.get("summary") or {}).get("scans")) != scans:
+        raise ScoringError(
+            f"the sidecar is about {said} scans, the table has {scans}",
+            where=path,
+            expected="files of the same run",
+            hint="score the store again",
+        )
+    return about
+
+
+def _read_tsv(file: Path, texts: tuple[str, ...]) -> pd.DataFrame:
+    """A table in which an empty cell is an empty text in the columns of `texts`, and else unknown."""
     header = pd.read_csv(file, sep="\t", nrows=0).columns
-    numbers = {name: [""] for name in header if name not in texts}
-    table = pd.read_csv(file, sep="\t", dtype=texts, keep_default_na=False, na_values=numbers)
+    empty = {name: [""] for name in header if name not in texts}
+    return pd.read_csv(
+        file, sep="\t", dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=empty
+    )
+
+
+def _unescaped(table: pd.DataFrame) -> pd.DataFrame:
+    """Texts as they were before they were made safe for spreadsheets."""
     for name in table.columns:
         if not pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool:
             table[name] = [

@@ -25,7 +25,7 @@ from hpc_brainage.model.bundle import BiasLine
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.bias import Method, correct_table, line_names
 from hpc_brainage.scoring.saved import SavedScores
-from hpc_brainage.scoring.table import CALIBRATION_COLUMNS
+from hpc_brainage.scoring.table import SITE_COLUMNS
 
 FEWEST_CONTROLS = 20
 _SHOWN = 3
@@ -52,9 +52,10 @@ class SiteShift:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The table with the columns of the calibration, what was found, and what to mind."""
+    """The table with its new columns, the controls that were used, what was found, and what to mind."""
 
     table: pd.DataFrame
+    controls: pd.DataFrame
     shifts: dict[str, SiteShift]
     notes: tuple[str, ...]
 
@@ -138,7 +139,7 @@ def calibrate_sites(
     UsageError : one of them is also among the scored, under another name.
     """
     controls = local.scored
-    controls = controls[np.isfinite(controls["age"]) & ~controls["held_out"].astype(bool)]
+    controls = controls[np.isfinite(controls["age"]) & ~controls["in_training"].astype(bool)]
     again = controls["participant_id"].duplicated()
     notes = []
     if unused := len(local.table) - len(controls) + int(again.sum()):
@@ -162,7 +163,7 @@ def calibrate_sites(
         said.append("" if status != "scored" else _said(name, bool(seen), shift, counts))
         offset.append(np.nan if shift is None else shift.offset)
         scale.append(np.nan if shift is None else shift.scale)
-    table = table.rename(columns={c: f"cohort_{c}" for c in CALIBRATION_COLUMNS if c in table})
+    table = table.rename(columns={c: f"cohort_{c}" for c in SITE_COLUMNS if c in table})
     calibrated = table.assign(site_calibration=said, site_offset=offset, site_scale=scale)
     without_offset = _gap(calibrated) - calibrated["site_offset"]
     calibrated["bag_site_calibrated"] = without_offset / calibrated["site_scale"]
@@ -177,7 +178,7 @@ def calibrate_sites(
     if not used:
         notes.append(f"no site is calibrated: {'; '.join(sorted(set(said) - {''}))}")
     notes += _ages_beyond(calibrated, controls)
-    return Calibrated(calibrated, shifts, tuple(notes))
+    return Calibrated(calibrated, controls, shifts, tuple(notes))
 
 
 def _check_others(table: pd.DataFrame, controls: pd.DataFrame, name: str) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from hpc_brainage.files import write_durably, write_json, write_text
 from hpc_brainage.scoring.flags import FLAGS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA: dict[str, str] = {
     "participant_id": "who, as in the store",
@@ -48,7 +48,7 @@ SCHEMA: dict[str, str] = {
     "modality_delta": "brain_age_smri_only - brain_age_fmri_only, years",
     "brain_age_other_sex": "years, had the person been of the other sex",
     "members_used": "how many members were averaged",
-    "held_out": "true: the model was trained on this person; only members that never saw them were asked",
+    "in_training": "true: a person of the model's training; only members that never saw them were asked",
     "has_smri": "structural MRI was there and used",
     "has_fmri": "functional MRI was there and used",
     "imputed_smri": "structural features that were missing and took the training median",
@@ -70,11 +70,16 @@ SCHEMA: dict[str, str] = {
     "software": "hpc-brainage version",
 }
 
-CALIBRATION_COLUMNS: dict[str, str] = {
+SITE_COLUMNS: dict[str, str] = {
     "site_calibration": "from how many local controls, or why not",
     "site_offset": "what the site adds to a gap, years, from local controls, shrunk",
     "site_scale": "spread of the site's gaps against the training's, shrunk",
     "bag_site_calibrated": "(bag_corrected - site_offset) / site_scale, years",
+    "bag_z_site_calibrated": "bag_z, had the site not shifted and spread the gaps",
+    "p_accelerated_site_calibrated": "p_accelerated of that z",
+    "pi90_lo_site_calibrated": "lower end of the interval, moved by the site's offset and as wide as it"
+    " takes to hold nine in ten of the site's controls, years",
+    "pi90_hi_site_calibrated": "upper end of that interval, years",
 }
 """Columns after those of `SCHEMA`, where sites were calibrated with local controls."""
 
@@ -90,7 +95,7 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
             shown[column] = [spreadsheet_safe(value) for value in shown[column]]
     write_text(paths["tsv"], shown.to_csv(sep="\t", index=False, float_format="%.6g"))
     write_durably(paths["parquet"], lambda file: table.to_parquet(file, index=False))
-    known = SCHEMA | CALIBRATION_COLUMNS
+    known = SCHEMA | SITE_COLUMNS
     columns = {name: known.get(name, "a column of the cohort, as in the store") for name in table.columns}
     said = {"schema_version": SCHEMA_VERSION, **about, "columns": columns, "flag_meanings": FLAGS}
     write_json(paths["json"], said)
@@ -103,7 +108,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "scans": len(table),
         "status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
-        "held_out": int((table["held_out"] & (table["status"] == "scored")).sum()),
+        "in_training": int((table["in_training"] & (table["status"] == "scored")).sum()),
         "reasons": dict(Counter(table["reason"][table["reason"] != ""]).most_common()),
         "flags": _flag_counts(table["flags"]),
         "interval_coverage": _coverage(table),

@@ -36,15 +36,15 @@ _MARGIN = 0.25  # how far beyond the outer knots the expected error still change
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Held-out people with a prediction, all from the same modalities; arrays of one length.
+class Predicted:
+    """People with a prediction, all from the same modalities; arrays of one length.
 
     Attributes
     ----------
     predicted, age : years.
     sd : the standard deviation that the model predicts, years; NaN where it predicts none.
     sex : "F", "M" or "U".
-    fold : the fold in which each was held out.
+    fold : the fold in which each was held out, -1 for somebody new.
     """
 
     predicted: np.ndarray
@@ -56,8 +56,8 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.age)
 
-    def take(self, rows: np.ndarray) -> HeldOut:
-        return HeldOut(*(a[rows] for a in (self.predicted, self.age, self.sd, self.sex, self.fold)))
+    def take(self, rows: np.ndarray) -> Predicted:
+        return Predicted(*(a[rows] for a in (self.predicted, self.age, self.sd, self.sex, self.fold)))
 
 
 def conformal_quantile(scores: np.ndarray, level: float = LEVEL) -> float:
@@ -66,7 +66,7 @@ def conformal_quantile(scores: np.ndarray, level: float = LEVEL) -> float:
     return float("inf") if place > len(scores) else float(np.partition(scores, place - 1)[place - 1])
 
 
-def fit_intervals(people: HeldOut) -> Intervals | None:
+def fit_intervals(people: Predicted) -> Intervals | None:
     """Expected errors and quantiles; None for fewer than 20 people.
 
     A person's score is of an expected error that was fitted without the person's fold.
@@ -95,7 +95,7 @@ def fit_intervals(people: HeldOut) -> Intervals | None:
     return whole.model_copy(update={"quantiles": quantiles})
 
 
-def half_widths(intervals: Intervals, people: HeldOut) -> np.ndarray:
+def half_widths(intervals: Intervals, people: Predicted) -> np.ndarray:
     """Half the width of the 90 % interval of each scan, years; of people, age and fold are not looked at.
 
     Each takes the quantile of the smallest cell that it lies in and that has one: sex and third of the
@@ -108,14 +108,14 @@ def half_widths(intervals: Intervals, people: HeldOut) -> np.ndarray:
     return q * expected_error(intervals.expected_error, intervals.uses_sd, people)
 
 
-def expected_error(curve: Curve, uses_sd: bool, people: HeldOut) -> np.ndarray:
+def expected_error(curve: Curve, uses_sd: bool, people: Predicted) -> np.ndarray:
     """The error to be expected of each prediction, years."""
     width = len(basis(np.zeros(1), curve.knots)[0]) + uses_sd
     assert width == len(curve.weights), "a curve has a weight for each of its columns"
     return np.exp(_error_columns(people, curve.knots, uses_sd) @ np.array(curve.weights))
 
 
-def covered_without_own_fold(people: HeldOut, parts: np.ndarray | None = None) -> np.ndarray:
+def covered_without_own_fold(people: Predicted, parts: np.ndarray | None = None) -> np.ndarray:
     """Whether the 90 % interval that was fitted without a person's fold holds the age; 0, 1 or NaN.
 
     Parameters
@@ -123,7 +123,7 @@ def covered_without_own_fold(people: HeldOut, parts: np.ndarray | None = None) -
     parts : without a person's part in this division, say the site, instead of the fold.
     """
 
-    def check(others: HeldOut, own: HeldOut) -> np.ndarray:
+    def check(others: Predicted, own: Predicted) -> np.ndarray:
         fitted = fit_intervals(others)
         if fitted is None:
             return np.full(len(own), np.nan)
@@ -133,7 +133,7 @@ def covered_without_own_fold(people: HeldOut, parts: np.ndarray | None = None) -
 
 
 def without_own_fold(
-    people: HeldOut, say: Callable[[HeldOut, HeldOut], np.ndarray], parts: np.ndarray | None = None
+    people: Predicted, say: Callable[[Predicted, Predicted], np.ndarray], parts: np.ndarray | None = None
 ) -> np.ndarray:
     """For each person a number that was computed from the people of the other folds, `say(others, own)`;
     or of the other parts of another division. Where there is one only, from itself."""
@@ -146,13 +146,13 @@ def without_own_fold(
     return found
 
 
-def _fit_error(people: HeldOut, uses_sd: bool) -> Curve:
+def _fit_error(people: Predicted, uses_sd: bool) -> Curve:
     knots = place_knots(people.predicted, *_SPLINE_PEOPLE)
     weights = log_mean(_error_columns(people, knots, uses_sd), np.abs(people.age - people.predicted))
     return Curve(knots=knots, weights=tuple(weights.tolist()))
 
 
-def _error_columns(people: HeldOut, knots: tuple[float, ...], uses_sd: bool) -> np.ndarray:
+def _error_columns(people: Predicted, knots: tuple[float, ...], uses_sd: bool) -> np.ndarray:
     predicted = people.predicted
     if knots:
         margin = _MARGIN * (knots[-1] - knots[0])
@@ -161,7 +161,7 @@ def _error_columns(people: HeldOut, knots: tuple[float, ...], uses_sd: bool) -> 
     return columns(predicted, knots, *others)
 
 
-def _cells(intervals: Intervals, people: HeldOut) -> list[np.ndarray]:
+def _cells(intervals: Intervals, people: Predicted) -> list[np.ndarray]:
     """Names of the cells that each person lies in, the smallest first; "" for none."""
     third = np.array(THIRDS, dtype=object)[np.searchsorted(intervals.tertiles, people.predicted)]
     sex = np.where(np.isin(people.sex, ("F", "M")), people.sex, "").astype(object)

@@ -16,6 +16,7 @@ from hpc_brainage.scoring.bias import (
     FEWEST_PEOPLE,
     IN_COHORT,
     METHOD,
+    STILL_A_TREND,
     Method,
     correct_table,
     fit_bias_lines,
@@ -25,10 +26,8 @@ from hpc_brainage.scoring.interpretation import available
 from hpc_brainage.scoring.quality import judge_quality
 from hpc_brainage.scoring.saved import SavedScores
 from hpc_brainage.scoring.site_calibration import calibrate_sites, check_controls
-from hpc_brainage.scoring.table import CALIBRATION_COLUMNS, SCHEMA
-
-_STILL_A_TREND = 0.1
-"""A corrected gap that correlates more with age still has a trend: the line does not fit these people."""
+from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty
+from hpc_brainage.scoring.table import SCHEMA, SITE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,9 @@ class WholeTable:
                 "controls": self.local_controls.name,
                 "sites": {name: asdict(shift) for name, shift in found.shifts.items()},
             }
+            if info.calibration is not None:
+                table, norms = calibrate_uncertainty(table, found.controls, info.calibration)
+                about["site_calibration"]["norms"] = {name: _plain(one) for name, one in norms.items()}
         quality = judge_quality(table)
         table = table.assign(qc_status=quality.status, qc_reasons=quality.reasons)
         flags = {"qc_flag": table["qc_status"] == "flag", "qc_fail": table["qc_status"] == "fail"}
@@ -117,7 +119,7 @@ class WholeTable:
             table.loc[rows, "flags"] = [";".join(filter(None, (own, name))) for own in table["flags"][rows]]
         about["quality_figures"] = list(quality.figures)
         notes += quality.notes
-        first = [name for name in (*SCHEMA, *CALIBRATION_COLUMNS) if name in table]
+        first = [name for name in (*SCHEMA, *SITE_COLUMNS) if name in table]
         return Finished(table[first + [c for c in table if c not in first]], tuple(notes), about)
 
     def _fitted(self, table: pd.DataFrame, scans: pd.DataFrame) -> dict[str, BiasLine]:
@@ -155,12 +157,16 @@ class WholeTable:
             "r_with_age": r,
         }
         after = r["bag_corrected"]
-        if after is None or abs(after) < _STILL_A_TREND or self.bias == "none":
+        if after is None or abs(after) < STILL_A_TREND or self.bias == "none":
             return about, []
         return about, [
             f"bag_corrected still correlates with age in these scans (r = {after:+.2f}; bag:"
             f" {r['bag']:+.2f}): keep age as a covariate"
         ]
+
+
+def _plain(one: SiteNorms) -> dict[str, Any]:
+    return asdict(one.shift) | {"widening": one.widening if np.isfinite(one.widening) else None}
 
 
 def _correlation(gap: pd.Series, age: pd.Series) -> float | None:

@@ -323,8 +323,13 @@ class Store:
         for first, last in itertools.pairwise(bounds):
             places = order[first:last]
             chunk = int(chunks[places[0]])
+            within = wanted[places] - chunk * length
+            neighbours = places[-1] - places[0] + 1 == len(places) == length
+            if neighbours and out.flags.c_contiguous and np.array_equal(within, np.arange(length)):
+                self.read_chunk(key, chunk, out[places[0] : places[-1] + 1])  # the very chunk, as it is
+                continue
             self.read_chunk(key, chunk, block)
-            out[places] = block[wanted[places] - chunk * length]
+            out[places] = block[within]
 
     def read_chunk(self, key: str, chunk: int, out: np.ndarray) -> None:
         """Decode chunk number `chunk` of a modality into `out`, the numbers as they are kept.

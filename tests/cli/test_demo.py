@@ -27,7 +27,7 @@ def test_the_demo_shows_the_whole_path_and_can_be_run_again(tmp_path: Path) -> N
     assert not [name for name in made if ".tmp" in name or ".parts" in name]
     scores = pd.read_csv(folder / "scores" / "demo.tsv", sep="\t", dtype={"participant_id": str})
     assert set(scores["status"]) == {"scored"}
-    assert scores["held_out"].sum() == (scores["split"] == "train").sum()
+    assert scores["in_training"].sum() == (scores["split"] == "train").sum()
     again = type_command(tmp_path, "demo", str(folder))
     assert again.code == 0, again.text
     assert "nothing was left to do" in again.text

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,52 @@ def test_a_run_that_is_trained_here_already_is_not_started_twice(
         assert kept is not None
         assert kept.id == str(other.pid)
         other.kill()
+
+
+def test_a_run_that_another_machine_trains_is_refused_and_its_job_stays_as_it_is(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    run = RunFolder.prepare(tmp_path / RUN, load_config(None, list(TINY)), tmp_path / "openbhb.zarr", None)
+    elsewhere = {"id": str(os.getpid()), "host": "node7", "ticks": started_at(os.getpid())}
+    keep_job(run.path, plan_job(run.path, 2, Resources(), "local").model_copy(update=elsewhere))
+    lease, job = run.path / "lease.json", (run.path / "job.json").read_bytes()
+    owner = {"token": "other", "host": "node7", "pid": 4711, "machine": "elsewhere", "born": "1"}
+    lease.write_text(json.dumps(owner | {"job": None, "start": 0}))
+    over = threading.Event()
+
+    def alive() -> None:
+        while not over.wait(0.2):
+            os.utime(lease)
+
+    heart = threading.Thread(target=alive)
+    heart.start()
+    try:
+        for words in (
+            ("train", "--nodes", 2, "--cluster", "local", *SETTINGS), ("train", "--nodes", 2, *SETTINGS),
+            ("resume", RUN),
+        ):  # fmt: skip
+            answer = brainage(*words)
+            assert answer.code == 3, answer.text
+            assert "another training is under way in this folder (process 4711 on node7)" in answer.text
+    finally:
+        over.set()
+        heart.join()
+    assert (run.path / "job.json").read_bytes() == job
+    assert not (slurm / "job-1").exists()
+    assert not list((run.path / "logs").iterdir())
+
+
+def test_a_job_that_slurm_has_ended_is_succeeded_at_once(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    """Its lease may be left on a node that nobody can ask."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    owner = {"token": "other", "host": "node7", "pid": 4711, "machine": "elsewhere", "born": "1"}
+    (tmp_path / RUN / "lease.json").write_text(json.dumps(owner | {"job": "100", "start": 0}))
+    (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+    started = time.monotonic()
+    assert "submitted job 200" in brainage("resume", RUN).text
+    assert time.monotonic() - started < 10
 
 
 def test_a_run_whose_process_was_killed_is_not_running(brainage: Brainage, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_scoring_takes_the_latest_model_and_writes_three_files(trained: Trained)
     assert len(table) == len(pd.read_parquet(out.with_suffix(".parquet"))) == 60
     assert set(table["status"]) == {"scored"}
     about = json.loads(out.with_suffix(".json").read_text())
-    assert about["summary"]["held_out"] == 60
+    assert about["summary"]["in_training"] == 60
     found = about["summary"]
     assert found["training_mean_gap"] == pytest.approx(found["mean_gap"], abs=1e-3)
     corrected = pd.read_parquet(out.with_suffix(".parquet"))["bag_corrected"]

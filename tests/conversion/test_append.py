@@ -435,7 +435,7 @@ def test_a_model_remembers_which_scans_of_a_grown_store_it_saw(tmp_path: Path) -
     assert len(table) == 90
     members = table["members_used"].to_numpy()
     is_old = table["participant_id"].isin(seen.scans["participant_id"]).to_numpy()
-    np.testing.assert_array_equal(table["held_out"].astype(str) == "True", is_old)
+    np.testing.assert_array_equal(table["in_training"].astype(str) == "True", is_old)
     assert not table["flags"].str.contains("id_in_training").any()
     assert set(members[is_old]) == {1}, "scored by the member that never saw them"
     assert set(members[~is_old]) == {2}

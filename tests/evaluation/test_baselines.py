@@ -16,7 +16,7 @@ from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.conversion.convert import convert
 from hpc_brainage.evaluation.baselines import Constant, LateFusion, Regression, baselines
 from hpc_brainage.evaluation.learners import Ridge, SupportVectors
-from hpc_brainage.evaluation.pipelines import held_out
+from hpc_brainage.evaluation.pipelines import predict_held_out
 from hpc_brainage.evaluation.splits import by_label, leave_one_site_out, people_folds, plain_folds
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import TrainingData, load_training_data
@@ -37,16 +37,16 @@ def test_a_constant_is_of_the_other_folds_only(data: TrainingData) -> None:
     four = data.take(np.arange(4))
     four = replace(four, scans=four.scans.assign(age=[10.0, 20.0, 60.0, 70.0]))
     splits = by_label(np.array([0, 0, 1, 1]))
-    assert held_out(Constant("mean", np.mean), four, splits)[0].tolist() == [65.0, 65.0, 15.0, 15.0]
+    assert predict_held_out(Constant("mean", np.mean), four, splits)[0].tolist() == [65.0, 65.0, 15.0, 15.0]
     ages = four.scans.assign(age=[10.0, 20.0, 99.0, 70.0])
     three = replace(four, scans=ages)
     splits = by_label(np.array([0, 1, 1, 1]))
-    assert held_out(Constant("median", np.median), three, splits)[0, 0] == 70.0
+    assert predict_held_out(Constant("median", np.median), three, splits)[0, 0] == 70.0
 
 
 def test_all_simple_predictors_beat_a_constant_where_there_is_a_signal(data: TrainingData) -> None:
     splits = people_folds(data, 5)
-    errors = {p.name: mae(held_out(p, data, splits)[0], data) for p in baselines(data, CONFIG)}
+    errors = {p.name: mae(predict_held_out(p, data, splits)[0], data) for p in baselines(data, CONFIG)}
     constants = [errors.pop(f"predicting the {what} age") for what in ("mean", "median")]
     assert len(errors) == 12
     assert all(error < 0.6 * min(constants) for error in errors.values()), errors
@@ -71,15 +71,17 @@ def test_a_cohort_with_one_modality_has_no_fusion(data: TrainingData) -> None:
 
 def test_from_one_modality_a_person_without_it_has_no_prediction(data: TrainingData) -> None:
     splits = people_folds(data, 4)
-    predicted = held_out(Regression(Ridge(), CONFIG, ("fmri",), "years"), data, splits)[0]
+    predicted = predict_held_out(Regression(Ridge(), CONFIG, ("fmri",), "years"), data, splits)[0]
     np.testing.assert_array_equal(np.isfinite(predicted), data.inputs["fmri"].present)
 
 
 def test_fusion_gives_a_person_with_one_modality_the_age_from_that_one(data: TrainingData) -> None:
     splits = people_folds(data, 4)
-    fused = held_out(LateFusion((Ridge(), Ridge()), CONFIG, ("smri", "fmri"), "log"), data, splits)[0]
+    fused = predict_held_out(LateFusion((Ridge(), Ridge()), CONFIG, ("smri", "fmri"), "log"), data, splits)[
+        0
+    ]
     alone = {
-        role: held_out(Regression(Ridge(), CONFIG, (role,), "log"), data, splits)[0]
+        role: predict_held_out(Regression(Ridge(), CONFIG, (role,), "log"), data, splits)[0]
         for role in ("smri", "fmri")
     }
     for role, other in (("smri", "fmri"), ("fmri", "smri")):
@@ -123,7 +125,9 @@ def test_what_stands_in_a_missing_modality_changes_nothing(data: TrainingData) -
     splits = people_folds(data, 3)
     for pipeline in baselines(data, CONFIG):
         np.testing.assert_array_equal(
-            held_out(pipeline, data, splits), held_out(pipeline, other, splits), err_msg=pipeline.name
+            predict_held_out(pipeline, data, splits),
+            predict_held_out(pipeline, other, splits),
+            err_msg=pipeline.name,
         )
 
 
@@ -132,9 +136,9 @@ def test_volumes_enter_as_block_means(tmp_path: Path) -> None:
         settings=["smri.tables=['vbm']", "smri.encoder='sfcn'", "smri.hidden=[4, 8]", "fmri.use=false"]
     )
     images = load_training_data(Store.open(planted_store(tmp_path, 60, volumes=True)), config)
-    predicted = held_out(Regression(Ridge(), config, ("smri",), "years"), images, people_folds(images, 3))[
-        0
-    ]
+    predicted = predict_held_out(
+        Regression(Ridge(), config, ("smri",), "years"), images, people_folds(images, 3)
+    )[0]
     assert mae(predicted, images) < 5
 
 
@@ -188,7 +192,7 @@ def test_simple_predictors_reach_on_real_people_what_they_are_known_to(
     }
     for name, known in KNOWN[protocol].items():
         assert fits[name].name == name
-        predicted = np.where(both, held_out(fits[name], people, splits)[0], np.nan)
+        predicted = np.where(both, predict_held_out(fits[name], people, splits)[0], np.nan)
         assert mae(predicted, people) < known + 0.05, name
 
 

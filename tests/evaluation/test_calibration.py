@@ -139,7 +139,7 @@ def test_new_people_lie_in_their_intervals_and_every_column_has_its_number(
     finished: tuple[FinishedRun, Bundle], tmp_path: Path
 ) -> None:
     table = scored(finished[1], store_of(tmp_path, "new"))
-    assert not table["held_out"].any()
+    assert not table["in_training"].any()
     held = (table["age"] >= table["pi90_lo"]) & (table["age"] <= table["pi90_hi"])
     assert held.mean() > 0.85
     for name in ("brain_age_sd_aleatoric", "brain_age_sd_epistemic", "pi90_lo", "pi90_hi", "mahalanobis"):
@@ -238,7 +238,7 @@ def test_a_refused_table_is_not_written_and_what_was_scored_is_kept(
     assert report.kept == 60
     assert any("smri features lie beyond" in note for note in report.notes)
     about = json.loads(report.paths["json"].read_text())
-    assert about["schema_version"] == 2
+    assert about["schema_version"] == 3
     assert about["model"]["calibration"]["controls"] == "diagnosis == 'control'"
     assert about["flag_meanings"]["sex_unknown"]
     description = json.loads((out.parent / "dataset_description.json").read_text())
@@ -261,10 +261,10 @@ def test_the_same_scans_converted_anew_are_scored_by_members_that_never_saw_them
     )
     prints = bundle.training_range.fingerprints  # type: ignore[union-attr]
     assert set(prints) == {"smri", "fmri"}
-    assert table["held_out"].mean() > 0.97
+    assert table["in_training"].mean() > 0.97
     np.testing.assert_allclose(
-        table["brain_age"][table["held_out"]],
-        run.held_out["brain_age"][table["held_out"].to_numpy()],
+        table["brain_age"][table["in_training"]],
+        run.held_out["brain_age"][table["in_training"].to_numpy()],
         atol=0.2,
     )
 

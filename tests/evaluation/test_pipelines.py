@@ -14,7 +14,7 @@ from planted import planted_store
 from hpc_brainage.config import RunConfig, load_config
 from hpc_brainage.errors import TrainingError
 from hpc_brainage.evaluation.baselines import baselines
-from hpc_brainage.evaluation.pipelines import Fitted, SAAVAEPipeline, held_out
+from hpc_brainage.evaluation.pipelines import Fitted, SAAVAEPipeline, predict_held_out
 from hpc_brainage.evaluation.splits import Split, people_folds
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.data import FeatureInput, TrainingData, VolumeInput, load_training_data
@@ -55,7 +55,7 @@ class _Told:
 
 def test_a_pipeline_gets_the_training_rows_and_test_rows_without_ages(data: TrainingData) -> None:
     spy, splits = Spy(), people_folds(data, 3)
-    predicted = held_out(spy, data, splits)
+    predicted = predict_held_out(spy, data, splits)
     person = data.scans["participant_id"].to_numpy()
     for split, trained, asked in zip(splits, spy.trained, spy.asked, strict=True):
         assert trained.scans["participant_id"].tolist() == person[split.train].tolist()
@@ -103,12 +103,12 @@ def test_volumes_of_a_choice_of_scans_are_those_scans(tmp_path: Path) -> None:
 
 def test_each_seed_has_a_row_and_a_pipeline_without_seeds_is_fitted_once(data: TrainingData) -> None:
     spy, splits = Spy(), people_folds(data, 3)
-    predicted = held_out(spy, data, splits, seeds=(5, 7))
+    predicted = predict_held_out(spy, data, splits, seeds=(5, 7))
     assert spy.seeds == [5, 5, 5, 7, 7, 7]
     assert len(spy.trained) == 6, "all at once, so that they can be stacked"
     np.testing.assert_allclose(predicted[1] - predicted[0], 0.2)
     steady = Spy(depends_on_seed=False)
-    again = held_out(steady, data, splits, seeds=(5, 7))
+    again = predict_held_out(steady, data, splits, seeds=(5, 7))
     assert steady.seeds == []
     assert len(steady.trained) == 3
     np.testing.assert_array_equal(again[0], again[1])
@@ -116,7 +116,7 @@ def test_each_seed_has_a_row_and_a_pipeline_without_seeds_is_fitted_once(data: T
 
 def test_scans_that_no_split_tests_have_no_prediction(data: TrainingData) -> None:
     split = Split("one", np.arange(10, 90), np.arange(5))
-    predicted = held_out(Spy(), data, [split])
+    predicted = predict_held_out(Spy(), data, [split])
     assert np.isfinite(predicted[0, :5]).all()
     assert np.isnan(predicted[0, 5:]).all()
 
@@ -124,11 +124,11 @@ def test_scans_that_no_split_tests_have_no_prediction(data: TrainingData) -> Non
 def test_a_person_on_both_sides_is_refused(data: TrainingData) -> None:
     twice = replace(data, scans=data.scans.assign(participant_id=[f"p{i // 2}" for i in range(90)]))
     with pytest.raises(TrainingError, match="in the training part and in the test part"):
-        held_out(Spy(), twice, [Split("odd", np.arange(0, 90, 2), np.arange(1, 90, 2))])
+        predict_held_out(Spy(), twice, [Split("odd", np.arange(0, 90, 2), np.arange(1, 90, 2))])
     with pytest.raises(TrainingError, match="tested by several splits"):
-        held_out(Spy(), data, [Split(name, np.arange(50, 90), np.arange(5)) for name in "ab"])
+        predict_held_out(Spy(), data, [Split(name, np.arange(50, 90), np.arange(5)) for name in "ab"])
     with pytest.raises(TrainingError, match="nobody to train on"):
-        held_out(Spy(), data, [Split("empty", np.arange(0), np.arange(5))])
+        predict_held_out(Spy(), data, [Split("empty", np.arange(0), np.arange(5))])
 
 
 def test_a_prediction_for_each_scan_is_asked_for(data: TrainingData) -> None:
@@ -143,7 +143,7 @@ def test_a_prediction_for_each_scan_is_asked_for(data: TrainingData) -> None:
             return [One() for _ in people]
 
     with pytest.raises(TrainingError, match="one age for each"):
-        held_out(Short(), data, people_folds(data, 3))
+        predict_held_out(Short(), data, people_folds(data, 3))
 
 
 def test_test_people_s_ages_change_no_prediction(data: TrainingData) -> None:
@@ -154,7 +154,9 @@ def test_test_people_s_ages_change_no_prediction(data: TrainingData) -> None:
     other = replace(data, scans=data.scans.assign(age=ages))
     for pipeline in baselines(data, RunConfig()):
         np.testing.assert_array_equal(
-            held_out(pipeline, data, [split]), held_out(pipeline, other, [split]), err_msg=pipeline.name
+            predict_held_out(pipeline, data, [split]),
+            predict_held_out(pipeline, other, [split]),
+            err_msg=pipeline.name,
         )
 
 
@@ -164,7 +166,7 @@ def test_permuted_ages_give_no_predictor_an_advantage_over_the_mean(data: Traini
     other = replace(data, scans=data.scans.assign(age=shuffled))
     splits = people_folds(other, 5)
     error = {
-        pipeline.name: float(np.nanmean(np.abs(held_out(pipeline, other, splits)[0] - shuffled)))
+        pipeline.name: float(np.nanmean(np.abs(predict_held_out(pipeline, other, splits)[0] - shuffled)))
         for pipeline in baselines(data, RunConfig())
     }
     mean = error.pop("predicting the mean age")
@@ -178,7 +180,7 @@ def test_the_model_itself_is_a_pipeline(data: TrainingData) -> None:
         "training.device='cpu'",
     ])  # fmt: skip
     splits = people_folds(data, 2)
-    predicted = held_out(SAAVAEPipeline(tiny), data, splits, seeds=(0, 1))
+    predicted = predict_held_out(SAAVAEPipeline(tiny), data, splits, seeds=(0, 1))
     assert np.isfinite(predicted).all()
     assert (predicted[0] != predicted[1]).all()
     age = data.age

@@ -14,8 +14,8 @@ from hpc_brainage.evaluation.scored_accuracy import (
     TRAINING_MEAN,
     accuracy,
     advantage,
+    age_line,
     beside,
-    calibration,
     clusters,
     gap_against_age,
     straight_line,
@@ -40,7 +40,7 @@ def test_the_intervals_of_the_line_hold_what_was_planted() -> None:
     for seed in range(100):
         table = score_table(150, seed)
         table = table[table["diagnosis"] == "control"]
-        line = calibration({"": table}).iloc[0]
+        line = age_line({"": table}).iloc[0]
         held["slope"] += line["slope_low"] <= SLOPE <= line["slope_high"]
         held["intercept"] += line["intercept_low"] <= INTERCEPT <= line["intercept_high"]
     assert 87 <= held["slope"] <= 100

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kstest, skew
 from scored_tables import score_table, with_uncertainty
 
-from hpc_brainage.evaluation.scored_coverage import coverage, parts, skewness, uniformity, wilson
+from hpc_brainage.evaluation.scored_coverage import coverage, evenness, parts, skewness, wilson
 
 
 def test_wilson_s_interval_is_the_textbook_s() -> None:
@@ -35,12 +35,12 @@ def test_intervals_that_were_made_right_hold_nine_in_ten() -> None:
 
 def test_the_distance_from_even_is_kolmogorov_s() -> None:
     centile = np.random.default_rng(0).uniform(0, 80, 300)
-    table, distance, p = uniformity(np.append(centile, np.nan))
+    table, distance, p = evenness(np.append(centile, np.nan))
     known = kstest(centile / 100, "uniform")
     assert (distance, p) == pytest.approx((float(known.statistic), float(known.pvalue)), rel=1e-6)
     assert table["n"].sum() == 300
     assert list(table["n"][8:]) == [0, 0]
-    assert uniformity(centile[:19])[1:] == (None, None)
+    assert evenness(centile[:19])[1:] == (None, None)
 
 
 def test_skewness_is_scipy_s() -> None:

@@ -84,7 +84,7 @@ def test_ages_that_hardly_overlap_are_said() -> None:
 
 def test_new_cases_against_training_controls_are_said() -> None:
     table = score_table(200)
-    table["held_out"] = table["diagnosis"] == "control"
+    table["in_training"] = table["diagnosis"] == "control"
     _, notes = compared(table, diagnoses(table), "control")
     assert any("control 100 %, patient 0 %" in note for note in notes)
 

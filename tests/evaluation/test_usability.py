@@ -120,7 +120,7 @@ def test_intervals_that_miss_the_oldest_are_seen_though_they_hold_over_all() -> 
 
 def test_a_slope_that_is_far_off_is_no_yes_for_being_uncertain() -> None:
     few = score_table(60, noise=14.0)
-    line = findings(few).tables["calibration"].iloc[-1]
+    line = findings(few).tables["age_line"].iloc[-1]
     expected = float(line["slope"]) + 0.12
     assert line["slope_low"] < expected < line["slope_high"]
     judgement, finding = found_in(
@@ -194,7 +194,7 @@ def test_some_scans_that_lack_many_features_are_seen_behind_the_mean() -> None:
     [
         ("age_in_training_range", False, "Are the ages those of the training?", "no"),
         ("site_seen", False, "Did the training know these sites?", "care"),
-        ("held_out", True, "Are they other people than the training's?", "care"),
+        ("in_training", True, "Are they other people than the training's?", "care"),
         ("flags", "qc_flag;codes_far_from_training", "Are the scans like those of the training?", "care"),
         ("qc_status", "fail", "Is the image quality sufficient?", "care"),
         ("bias_fit", "in_cohort", "Is the bias line independent of these scans?", "care"),
@@ -257,3 +257,17 @@ def test_reasons_of_quality_are_counted_whatever_was_measured() -> None:
         ("flag", "Euler number below -100", 1),
         ("flag", "mean FD above 0.25", 2),
     ]
+
+
+def test_intervals_that_were_calibrated_at_their_sites_have_a_row_of_their_own() -> None:
+    table = with_uncertainty(score_table(200))
+    moved = table.assign(pi90_lo=table["pi90_lo"] + 30, pi90_hi=table["pi90_hi"] + 30)
+    moved["pi90_lo_site_calibrated"] = table["pi90_lo"].where(table["site"] != "site 0")
+    moved["pi90_hi_site_calibrated"] = table["pi90_hi"].where(table["site"] != "site 0")
+    held = findings(moved).tables["coverage"].set_index("people")
+    (own,) = [name for name in held.index if "calibrated at their sites" in name]
+    judged = own.partition(":")[0]
+    assert held.loc[own, "coverage"] > 0.8
+    assert held.loc[judged, "coverage"] < 0.1
+    assert held.loc[own, "n"] < held.loc[judged, "n"]
+    assert not findings(table).tables["coverage"]["people"].str.contains("calibrated").any()

@@ -51,7 +51,10 @@ def one_by_one(given: Case) -> dict[str, torch.Tensor]:
         own = codes[role].mu[:, form.shared :], codes[role].log_variance[:, form.shared :]
         kl = kl + kl_loss(*own, present[role], n, form.free_bits)
     if form.ratio and len(roles) == 2:
-        means = [codes[role].at_mean() if form.ratio_on == "mu" else codes[role] for role in roles]
+        means = [
+            replace(codes[role], z=codes[role].mu) if form.ratio_on == "mu" else codes[role]
+            for role in roles
+        ]
         ratio = ratio_loss(
             (means[0].shared, means[1].shared), (means[0].distinct, means[1].distinct),
             given.present[0] & given.present[1], given.counts[-1], form.ratio,

@@ -165,10 +165,15 @@ def test_training_and_evaluation_are_the_same_function_without_a_state(name: str
 
 
 @pytest.mark.parametrize(
-    ("device", "layout"), [("cpu", torch.contiguous_format), ("meta", torch.channels_last_3d)]
+    ("device", "trains", "layout"),
+    [
+        ("cpu", True, torch.contiguous_format),
+        ("cpu", False, torch.channels_last_3d),
+        ("meta", True, torch.channels_last_3d),
+    ],
 )
-def test_convolutions_compute_with_the_channels_last_away_from_the_cpu(
-    device: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+def test_convolutions_compute_with_the_channels_last_but_in_training_on_a_cpu(
+    device: str, trains: bool, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = made("sfcn").to(device)
     convolve, found = torch.nn.functional.conv3d, []
@@ -178,9 +183,21 @@ def test_convolutions_compute_with_the_channels_last_away_from_the_cpu(
         return convolve(h, weight, *others)
 
     monkeypatch.setattr(torch.nn.functional, "conv3d", watched)
-    network(volumes(2).to(device))
+    with torch.set_grad_enabled(trains):
+        network(volumes(2).to(device))
     assert found == [True, True, True]
     assert all(parameter.is_contiguous() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scan_has_the_same_features_in_scoring_however_many_there_are(name: str, count: int) -> None:
+    network = made(name)
+    x = volumes(count)
+    with torch.no_grad():
+        together = network(x)
+    torch.testing.assert_close(together, network(x), rtol=1e-4, atol=1e-5)
+    assert together.shape == (count, network.width)
 
 
 @pytest.mark.parametrize("name", NAMES)

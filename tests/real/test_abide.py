@@ -123,7 +123,7 @@ def test_another_selection_is_scored_by_members_that_never_saw_the_people(
     assert brainage("score", desk / "cases.zarr", "--model", model, "--out", out) == 0
     scores = pd.read_csv(out.with_suffix(".tsv"), sep="\t", dtype={"participant_id": str})
     assert len(scores) == 75
-    assert scores["held_out"].all()
+    assert scores["in_training"].all()
     held_out = pd.read_csv(model / "held_out.tsv", sep="\t", dtype={"participant_id": str})
     both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))
     np.testing.assert_allclose(both["brain_age"], both["brain_age_training"], rtol=1e-3)

@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting.html_outline import outline
@@ -21,8 +20,6 @@ from hpc_brainage.reporting.page import (
     Paragraph,
     Section,
     Summary,
-    interval,
-    number,
     plain,
     render_page,
 )
@@ -62,27 +59,6 @@ def test_signs_that_hide_or_turn_round_are_shown_as_such() -> None:
     assert plain("lh_a_very_long_name_volume", 13) == "lh_a_v…volume"
 
 
-@pytest.mark.parametrize(
-    ("value", "options", "said"),
-    [
-        (-1.234, {}, "−1.23"),
-        (1234.5, {"decimals": 1}, "1,234.5"),
-        (0.5, {"sign": True}, "+0.50"),
-        (-0.001, {"sign": True}, "0.00"),
-        (0.256, {"decimals": 0, "percent": True}, "26 %"),
-        (np.nan, {}, "–"),
-    ],
-)  # fmt: skip
-def test_numbers_are_said_as_a_reader_expects(value: float, options: dict[str, int], said: str) -> None:
-    assert number(value, **options) == said  # type: ignore[arg-type]
-
-
-def test_an_interval_is_said_only_where_there_is_one() -> None:
-    assert interval(-1, 2.5, sign=True) == "−1.00 to +2.50"
-    assert interval(0.8, 0.95, 0, percent=True) == "80 to 95"
-    assert interval(np.nan, 1) == ""
-
-
 def test_cells_are_shown_by_their_kind() -> None:
     frame = pd.DataFrame({"name": ["a", None], "n": [1200, 2], "ok": [True, False], "p": [0.0001, 0.0456]})
     frame = frame.assign(x=[1.0, np.nan], low=[0.5, np.nan], high=[1.5, np.nan])
@@ -90,7 +66,7 @@ def test_cells_are_shown_by_their_kind() -> None:
                Column("x", "X", limits=("low", "high")), Column("absent", "Absent"))  # fmt: skip
     table = DataTable("t", frame, columns, "t")
     assert [[cell for cell, _ in row] for row in table.rows] == [
-        ["a", "1,200", "yes", "< 0.001", "1.00 (0.50 to 1.50)"],
+        ["a", "1,200", "yes", "<0.001", "1.00 (0.50 to 1.50)"],
         ["–", "2", "no", "0.046", "–"],
     ]
     assert table.headings[0] == ("Name", False)

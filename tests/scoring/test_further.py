@@ -55,7 +55,7 @@ def test_somebody_new_has_codes_of_each_fold_s_member_and_absent_modalities_none
     codes = codes_of(one, np.arange(60))
     assert len(codes) == 3 * 60
     assert codes["member"].tolist() == [0] * 60 + [1] * 60 + [2] * 60
-    assert not codes["held_out"].any()
+    assert not codes["in_training"].any()
     names = [
         f"{role}_{part}_{i}"
         for role in ("smri", "fmri")
@@ -90,7 +90,7 @@ def test_somebody_of_the_training_has_codes_of_the_member_that_never_saw_them(
 ) -> None:
     codes = codes_of(predictor(*trained), np.arange(120))
     assert len(codes) == 120
-    assert codes["held_out"].all()
+    assert codes["in_training"].all()
     fold = pd.read_csv(
         trained[0].parent / "held_out.tsv", sep="\t", dtype={"participant_id": str}
     ).set_index("participant_id")["fold"]

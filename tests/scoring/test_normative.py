@@ -17,7 +17,7 @@ from hpc_brainage.scoring.normative import (
     uniformity,
 )
 from hpc_brainage.scoring.splines import basis, log_mean, place_knots
-from hpc_brainage.scoring.uncertainty import HeldOut
+from hpc_brainage.scoring.uncertainty import Predicted
 
 
 def mean_of(age: np.ndarray, sex: np.ndarray) -> np.ndarray:
@@ -28,11 +28,11 @@ def sd_of(age: np.ndarray, sex: np.ndarray) -> np.ndarray:
     return (1.0 + 0.05 * age) * np.where(sex == "F", 0.8, 1.1)
 
 
-def controls(n: int, seed: int) -> HeldOut:
+def controls(n: int, seed: int) -> Predicted:
     draw = np.random.default_rng(seed)
     age, sex = draw.uniform(10, 70, n), np.where(draw.random(n) < 0.5, "F", "M").astype(object)
     gap = mean_of(age, sex) + sd_of(age, sex) * draw.normal(size=n)
-    return HeldOut(age + gap, age, np.full(n, np.nan), sex, draw.integers(0, 5, n))
+    return Predicted(age + gap, age, np.full(n, np.nan), sex, draw.integers(0, 5, n))
 
 
 def test_planted_mean_and_spread_come_back_as_z() -> None:
@@ -61,14 +61,49 @@ def test_z_of_new_controls_are_standard_normal_and_their_p_uniform() -> None:
     assert said.p > 0.01
 
 
-def test_norms_that_do_not_fit_are_told_by_their_skewness() -> None:
-    known, draw = controls(1000, 3), np.random.default_rng(3)
-    skewed = HeldOut(known.age + draw.exponential(3.0, 1000), known.age, known.sd, known.sex, known.fold)
-    norms = fit_norms(skewed)
+def skewed(n: int, seed: int) -> Predicted:
+    """Controls whose gaps are skewed to the older side: many a little younger, a few much older."""
+    draw = np.random.default_rng(seed)
+    age, sex = draw.uniform(10, 70, n), np.where(draw.random(n) < 0.5, "F", "M").astype(object)
+    gap = mean_of(age, sex) + sd_of(age, sex) * (draw.gamma(4, size=n) - 4) / 2
+    return Predicted(age + gap, age, np.full(n, np.nan), sex, draw.integers(0, 5, n))
+
+
+def test_z_of_skewed_gaps_is_as_rare_as_it_says_on_either_side() -> None:
+    norms = fit_norms(skewed(1200, 3))
     assert norms is not None
+    assert norms.shape is not None
+    new = skewed(6000, 4)
+    gap = new.predicted - new.age
+    z = normative_z(norms, gap, new.age, new.sex)
+    u = normative_z(norms.model_copy(update={"shape": None}), gap, new.age, new.sex)
+    z, u = z[np.isfinite(z)], u[np.isfinite(u)]
+    assert (u > 1.96).mean() > 0.035
+    assert (u < -1.96).mean() < 0.005
+    assert (z > 1.96).mean() == pytest.approx(0.025, abs=0.01)
+    assert (z < -1.96).mean() == pytest.approx(0.025, abs=0.01)
     said = uniformity(norms)
-    assert said.skew > 1
-    assert said.p < 0.001
+    assert abs(said.skew) < 0.3
+    assert said.p > 0.01
+    assert (p_accelerated(norms, z) < 0.05).mean() == pytest.approx(0.05, abs=0.02)
+    np.testing.assert_allclose(centile(z) / 100, 1 - p_accelerated(norms, z), atol=0.04)
+
+
+def test_few_controls_have_no_shape() -> None:
+    few, enough = fit_norms(skewed(99, 5)), fit_norms(skewed(140, 5))
+    assert few is not None
+    assert few.shape is None
+    assert enough is not None
+    assert enough.shape is not None
+    assert enough.shape.skew > 0
+
+
+def test_norms_that_no_shape_mends_are_told_by_their_unevenness() -> None:
+    known, draw = controls(1000, 3), np.random.default_rng(3)
+    apart = np.where(draw.random(1000) < 0.5, -40.0, 40.0)
+    norms = fit_norms(Predicted(known.predicted + apart, known.age, known.sd, known.sex, known.fold))
+    assert norms is not None
+    assert uniformity(norms).p < 0.001
 
 
 def test_nothing_is_said_outside_the_controls_ages() -> None:
@@ -85,7 +120,7 @@ def test_three_absurd_gaps_leave_everybody_else_s_z_as_they_were() -> None:
     clean = controls(400, 7)
     predicted = clean.predicted.copy()
     predicted[np.argsort(clean.age)[[3, 150, 390]]] += 40.0
-    planted = HeldOut(predicted, clean.age, clean.sd, clean.sex, clean.fold)
+    planted = Predicted(predicted, clean.age, clean.sd, clean.sex, clean.fold)
     new = controls(2000, 8)
     z_clean, z_planted = (
         normative_z(norms, new.predicted - new.age, new.age, new.sex)
@@ -112,11 +147,11 @@ def test_the_spread_stays_what_it_is_beyond_the_outer_knots() -> None:
     age = np.concatenate([draw.normal(18, 5, 380), np.linspace(31, 46, 20)])
     gap = draw.normal(size=400) * np.exp(-0.08 * (age - 18))
     sex = np.tile(np.array(["F", "M"], dtype=object), 200)
-    norms = fit_norms(HeldOut(age + gap, age, np.full(400, np.nan), sex, draw.integers(0, 5, 400)))
+    norms = fit_norms(Predicted(age + gap, age, np.full(400, np.nan), sex, draw.integers(0, 5, 400)))
     assert norms is not None
     knots = norms.log_sd.knots
     far = norms.model_copy(update={"age_min": 0.0, "age_max": 99.0})
-    far = far.model_copy(update={"ages": None})
+    far = far.model_copy(update={"ages": None, "shape": None})
     male = np.full(2, "M", dtype=object)
     for at in ((knots[0], knots[0] - 5), (knots[-1], knots[-1] + 12)):
         z = [normative_z(far, np.full(2, g), np.array(at), male) for g in (0.0, 1.0)]
@@ -128,7 +163,9 @@ def test_nothing_is_said_where_few_controls_are_near() -> None:
     draw = np.random.default_rng(10)
     age = np.concatenate([draw.uniform(10, 20, 150), [40.0, 41.0], draw.uniform(60, 70, 150)])
     sex = np.tile(np.array(["F", "M"], dtype=object), 151)
-    people = HeldOut(age + draw.normal(size=302), age, np.full(302, np.nan), sex, draw.integers(0, 5, 302))
+    people = Predicted(
+        age + draw.normal(size=302), age, np.full(302, np.nan), sex, draw.integers(0, 5, 302)
+    )
     norms = fit_norms(people)
     assert norms is not None
     assert len(norms.z) == 300
@@ -155,7 +192,7 @@ def test_people_near_an_age_are_counted_by_whole_and_part_years() -> None:
 def test_few_controls_have_no_norms_and_one_sex_alone_has_no_offset() -> None:
     assert fit_norms(controls(59, 5)) is None
     known = controls(200, 6)
-    men = HeldOut(known.predicted, known.age, known.sd, np.full(200, "M", dtype=object), known.fold)
+    men = Predicted(known.predicted, known.age, known.sd, np.full(200, "M", dtype=object), known.fold)
     norms = fit_norms(men)
     assert norms is not None
     assert norms.mean.weights[-1] == 0

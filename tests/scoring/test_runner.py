@@ -87,7 +87,7 @@ def test_a_new_cohort_is_scored_with_dask_and_accounted_for(
     gap = (parquet["brain_age"] - parquet["age"]).dropna()
     assert gap.abs().mean() < 9
     pd.testing.assert_series_equal(gap, parquet["bag"].dropna(), check_names=False)
-    assert not parquet["held_out"].any()
+    assert not parquet["in_training"].any()
     assert set(parquet["members_used"]) == {3}
     assert np.isnan(parquet["bag"][3])
     assert "age_unknown" in parquet["flags"][3]
@@ -110,7 +110,7 @@ def test_people_of_the_training_are_scored_by_the_member_that_never_saw_them(
     model, store = trained
     table = table_of(store, model)
     held_out = pd.read_csv(model.parent / "held_out.tsv", sep="\t", dtype={"participant_id": str})
-    assert table["held_out"].all()
+    assert table["in_training"].all()
     assert set(table["members_used"]) == {1}
     np.testing.assert_allclose(table["brain_age"], held_out["brain_age"], rtol=1e-5)
     evidence = load_bundle(model).info.evidence
@@ -235,7 +235,7 @@ def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
     strangers = planted_cohort(20, seed=9, name="clinic")
     strangers.scans["participant_id"] = planted_cohort(20).scans["participant_id"]
     table = table_of(convert(strangers, tmp_path / "clinic.zarr").store_path, model)
-    assert not table["held_out"].any()
+    assert not table["in_training"].any()
     assert table["flags"].str.contains("id_in_training").all()
     assert (
         table["members_used"] == 1
@@ -243,7 +243,7 @@ def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
     familiar = replace(planted_cohort(120), name="renamed")
     familiar.scans["participant_id"] = [f"new{i}" for i in range(120)]
     table = table_of(convert(familiar, tmp_path / "renamed.zarr").store_path, model)
-    assert table["held_out"].all()
+    assert table["in_training"].all()
 
 
 def test_a_store_whose_tables_share_feature_names_fits_its_own_model(tmp_path: Path) -> None:

@@ -41,13 +41,16 @@ def test_tasks_are_neighbouring_parts_each_of_them_once(
         assert all(a.stop == b.start for a, b in pairwise(task))
 
 
-def test_a_task_is_a_second_of_work_where_there_is_enough() -> None:
-    assert {len(task) for task in grouped(cut(100), TASK_SECONDS / 50, workers=2)} == {5}
+def test_a_task_is_a_second_of_work_and_less_towards_the_end() -> None:
+    sizes = [len(task) for task in grouped(cut(100), TASK_SECONDS / 50, workers=2)]
+    assert sizes[:15] == [5] * 15
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-6:] == [1] * 6
 
 
-def test_a_worker_gets_four_tasks_unless_they_become_too_small() -> None:
+def test_a_task_is_a_tenth_of_a_second_at_least() -> None:
     assert len(grouped(cut(16), LEAST_SECONDS / 1000, workers=2)) == 1
-    assert len(grouped(cut(16), LEAST_SECONDS / 20, workers=2)) == 8
+    assert {len(task) for task in grouped(cut(16), LEAST_SECONDS / 20, workers=4)} == {2}
     assert len(grouped(cut(16), 1.0, workers=2)) == 16
 
 

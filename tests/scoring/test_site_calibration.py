@@ -30,7 +30,7 @@ def scored(
     return table.assign(
         participant_id=[f"p{first + i}" for i in range(len(table))],
         session_id="", run="", sex="F", split="", diagnosis="", status="scored", site_seen=False,
-        bag=table["brain_age"] - table["age"], has_smri=True, has_fmri=False, held_out=False,
+        bag=table["brain_age"] - table["age"], has_smri=True, has_fmri=False, in_training=False,
         model="m", model_sha256="m", store_sha256=store,
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_too_few_controls_a_known_site_and_an_unknown_one_are_left_as_they_are()
 
 def test_controls_that_cannot_be_used_are_counted() -> None:
     controls = local({"A": (50, 2.0, 1.0)})
-    controls.table.loc[0, "held_out"] = True
+    controls.table.loc[0, "in_training"] = True
     controls.table.loc[1, "age"] = np.nan
     controls.table.loc[2, "participant_id"] = controls.table.loc[3, "participant_id"]
     controls.table.loc[4:6, "diagnosis"] = ["case", "control", "case"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpc_brainage.scoring.uncertainty import (
     FEWEST_IN_A_CELL,
-    HeldOut,
+    Predicted,
     conformal_quantile,
     covered_without_own_fold,
     fit_intervals,
@@ -19,14 +19,14 @@ from hpc_brainage.scoring.uncertainty import (
 )
 
 
-def people(n: int, seed: int, *, sd_known: bool = False, skewed: bool = False) -> HeldOut:
+def people(n: int, seed: int, *, sd_known: bool = False, skewed: bool = False) -> Predicted:
     """Errors that grow with age, more in men, with tails that are not normal."""
     draw = np.random.default_rng(seed)
     age, sex = draw.uniform(8, 60, n), np.where(draw.random(n) < 0.4, "F", "M").astype(object)
     spread = (0.5 + 0.08 * age) * np.where(sex == "M", 1.3, 1.0)
     noise = draw.standard_t(4, n) if not skewed else draw.exponential(1.0, n) - 0.7
     sd = spread * np.exp(draw.normal(0, 0.05, n)) if sd_known else np.full(n, np.nan)
-    return HeldOut(age + spread * noise, age, sd, sex, draw.integers(0, 5, n))
+    return Predicted(age + spread * noise, age, sd, sex, draw.integers(0, 5, n))
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,7 +72,7 @@ def test_coverage_of_two_thousand_people_is_within_two_hundredths(sd_known: bool
 def test_a_width_grows_with_the_error_to_be_expected() -> None:
     fitted = fit_intervals(people(2000, 3))
     assert fitted is not None
-    two = HeldOut(
+    two = Predicted(
         np.array([12.0, 50.0]), np.full(2, np.nan), np.full(2, np.nan), np.array(["M", "M"]), np.zeros(2)
     )
     young, old = half_widths(fitted, two)
@@ -96,8 +96,8 @@ def test_a_cell_has_a_quantile_of_its_own_only_with_a_hundred_people() -> None:
 def test_an_unknown_sex_takes_everybodys_quantile() -> None:
     fitted = fit_intervals(people(900, 5))
     assert fitted is not None
-    one = HeldOut(np.array([30.0]), np.array([np.nan]), np.array([np.nan]), np.array(["U"]), np.zeros(1))
-    men = HeldOut(one.predicted, one.age, one.sd, np.array(["M"]), one.fold)
+    one = Predicted(np.array([30.0]), np.array([np.nan]), np.array([np.nan]), np.array(["U"]), np.zeros(1))
+    men = Predicted(one.predicted, one.age, one.sd, np.array(["M"]), one.fold)
     ratio = half_widths(fitted, one)[0] / half_widths(fitted, men)[0]
     cell = next(name for name in ("M middle", "M") if name in fitted.quantiles)
     assert ratio == pytest.approx(fitted.quantiles["everyone"].q / fitted.quantiles[cell].q)
@@ -110,7 +110,7 @@ def test_too_few_people_calibrate_nothing() -> None:
 
 def test_a_fold_is_checked_by_the_others_only() -> None:
     known = people(300, 7)
-    worse = HeldOut(known.predicted.copy(), known.age, known.sd, known.sex, known.fold)
+    worse = Predicted(known.predicted.copy(), known.age, known.sd, known.sex, known.fold)
     worse.predicted[known.fold == 2] += 40.0
     held = covered_without_own_fold(worse)
     assert held[known.fold == 2].mean() < 0.4, "its own errors would have widened the interval"

@@ -14,7 +14,7 @@ from test_site_calibration import LINE, local, scored
 from hpc_brainage.errors import ScoringError, UsageError
 from hpc_brainage.model.bundle import ModelInfo
 from hpc_brainage.scoring.bias import correct_table
-from hpc_brainage.scoring.table import CALIBRATION_COLUMNS, SCHEMA
+from hpc_brainage.scoring.table import SCHEMA, SITE_COLUMNS
 from hpc_brainage.scoring.whole_table import WholeTable
 
 
@@ -37,7 +37,7 @@ def test_by_default_the_table_is_as_it_was_with_empty_calibration_and_quality() 
     finished = WholeTable().finish(before, before, info())
     pd.testing.assert_frame_equal(finished.table[list(before.columns)], before)
     assert set(finished.table["qc_status"]) == {""}
-    assert not set(finished.table) & set(CALIBRATION_COLUMNS)
+    assert not set(finished.table) & set(SITE_COLUMNS)
     assert finished.about["bias"]["fit"] == "held-out training people"
     assert list(finished.about["bias"]["lines"]) == ["everyone"]
 
@@ -133,7 +133,7 @@ def test_the_document_has_every_column_of_the_calibration() -> None:
     section = re.split(
         "^## ", text.partition("## Sites that the model has not seen\n")[2], flags=re.MULTILINE
     )[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(CALIBRATION_COLUMNS)
+    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(SITE_COLUMNS)
 
 
 def test_controls_are_chosen_by_the_cohort_s_own_columns() -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import xarray
 import zarr
 from conversion.synthetic import (
     cohort_of,
+    features,
     measurements,
     mixed_cohort,
     people,
@@ -83,6 +85,21 @@ def test_rows_come_in_the_order_in_which_they_are_asked_for(
             read = store.read(key, rows)
             assert read.dtype == np.float32
             np.testing.assert_array_equal(read, values[key][rows])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [range(24), range(8, 16), range(4, 21), [*range(8), 3, 0], [1, 0, *range(2, 8)], [*range(8)] * 2],
+)
+def test_a_whole_chunk_is_read_like_any_other_rows(tmp_path: Path, rows: Sequence[int]) -> None:
+    table = features(7)
+    values, present = measurements(table, 24), np.arange(24) != 13
+    cohort = cohort_of(people(24), {table: values}, {table.key: present})
+    with small_shards(longest=16, chunk_bytes=8 * 7 * 4):
+        store = Store.open(convert(cohort, tmp_path / "chunks.zarr").store_path)
+    assert store.layout(table.key).chunk_scans == 8
+    expected = np.where(present[:, None], values, np.nan)[list(rows)]
+    np.testing.assert_array_equal(store.read(table.key, rows), expected)
 
 
 def test_an_absent_feature_table_reads_as_missing(

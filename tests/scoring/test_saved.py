@@ -1,0 +1,94 @@
+"""What a scoring run left, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scored_tables import score_table, sidecar, written
+
+from hpc_brainage.errors import ScoringError
+from hpc_brainage.files import write_json
+from hpc_brainage.scoring.saved import read_contributions, read_scores
+from hpc_brainage.scoring.table import write_table
+
+HEAD = "role\tfeature\tgroup\tmean_contribution_years\tmean_absolute_contribution_years\tn\n"
+
+
+def test_any_of_the_files_names_the_scores(tmp_path: Path) -> None:
+    table = score_table(30)
+    out = written(tmp_path, table)
+    for name in (out, out.with_suffix(".parquet"), out.with_suffix(".json")):
+        read = read_scores(name)
+        assert read.name == out.name
+        assert read.about["model"]["name"] == "planted"
+        pd.testing.assert_frame_equal(read.table, table, check_dtype=False)
+    assert read_contributions(out) is None
+
+
+@pytest.mark.parametrize("suffix", ["", ".parquet", ".tsv"])
+def test_a_saved_table_reads_as_it_was(tmp_path: Path, suffix: str) -> None:
+    table = score_table(5)
+    table.loc[0, "participant_id"], table.loc[1, "site"] = "=1+1", "NA"
+    table["age"] = table["age"].round(2)
+    table.loc[2, "age"] = np.nan
+    write_table(table, tmp_path / "a", {"summary": {"scans": 5}})
+    again = read_scores(Path(f"{tmp_path / 'a'}{suffix}"))
+    assert again.name == "a"
+    assert again.about["columns"]
+    columns = ["participant_id", "session_id", "age", "site", "status", "in_training"]
+    pd.testing.assert_frame_equal(again.table[columns], table[columns], check_dtype=False)
+
+
+def test_a_table_that_is_none_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match="there is no score table"):
+        read_scores(tmp_path / "nothing")
+    (tmp_path / "other.tsv").write_text("participant_id\tage\n01\t30\n")
+    with pytest.raises(ScoringError, match="not a score table") as raised:
+        read_scores(tmp_path / "other")
+    assert "brain_age" in str(raised.value)
+    with pytest.raises(ScoringError, match="more than once"):
+        read_scores(written(tmp_path, pd.concat([score_table(2)] * 2, ignore_index=True)))
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    table = score_table(30)
+    with pytest.raises(ScoringError, match="about 29 scans, the table has 30"):
+        read_scores(written(tmp_path, table, sidecar(table.head(29))))
+    with pytest.raises(ScoringError, match="version 99"):
+        read_scores(written(tmp_path, table, sidecar(table) | {"schema_version": 99}))
+    out = written(tmp_path, table.drop(columns="flags"))
+    with pytest.raises(ScoringError, match="also the columns flags"):
+        read_scores(out)
+    written(tmp_path, table)
+    write_json(out.with_suffix(".json"), ["not", "a", "sidecar"])
+    with pytest.raises(ScoringError, match="version None"):
+        read_scores(out)
+    out.with_suffix(".json").unlink()
+    with pytest.raises(ScoringError, match="no sidecar"):
+        read_scores(out)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_table_of_an_earlier_version_gets_the_present_names(tmp_path: Path, version: int) -> None:
+    table = score_table(30).assign(in_training=[True] + 29 * [False])
+    before = table.rename(columns={"in_training": "held_out"})
+    out = written(tmp_path, before, sidecar(before) | {"schema_version": version})
+    pd.testing.assert_frame_equal(read_scores(out).table, table, check_dtype=False)
+
+
+def test_contributions_are_read_as_they_stand(tmp_path: Path) -> None:
+    out = written(tmp_path, score_table(30))
+    file = tmp_path / "scores_contributions.tsv"
+    file.write_text(HEAD + "smri\tNA\t'=x\t0.5\t\t30\n")
+    found = read_contributions(out)
+    assert found is not None
+    assert found.iloc[0]["feature"] == "NA"
+    assert found.iloc[0]["group"] == "=x"
+    assert found.iloc[0]["mean_contribution_years"] == 0.5
+    assert np.isnan(found.iloc[0]["mean_absolute_contribution_years"])
+    file.write_text("feature\tx\na\t1\n")
+    with pytest.raises(ScoringError, match="lack the columns role, group"):
+        read_contributions(out)

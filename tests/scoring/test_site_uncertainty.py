@@ -1,0 +1,131 @@
+"""At a site whose local controls are known, z, p and intervals mean again what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpc_brainage.model.calibration import Calibration, Group
+from hpc_brainage.scoring.interpretation import COLUMNS as OF_MODEL
+from hpc_brainage.scoring.normative import fit_norms, normative_z, p_accelerated
+from hpc_brainage.scoring.site_uncertainty import COLUMNS, SiteNorms, calibrate_uncertainty
+from hpc_brainage.scoring.uncertainty import Predicted, fit_intervals, half_widths
+
+Z, P, LOW, HIGH = COLUMNS
+
+
+def people(n: int, seed: int, offset: float = 0.0, scale: float = 1.0) -> Predicted:
+    """People of 18 to 70 years whose skewed gaps fall with age; a site adds to them and spreads them."""
+    draw = np.random.default_rng(seed)
+    age, sex = draw.uniform(18, 70, n), np.where(draw.random(n) < 0.5, "F", "M").astype(object)
+    error = (draw.gamma(6, size=n) - 6) / np.sqrt(6) * (2.0 + 0.05 * age)
+    predicted = 12 + 0.7 * age + offset + scale * error
+    return Predicted(predicted, age, np.full(n, np.nan), sex, draw.integers(0, 5, n))
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    known = people(3000, 0)
+    intervals = fit_intervals(known)
+    assert intervals is not None
+    group = Group(n=3000, intervals=intervals, norms=fit_norms(known))
+    return Calibration(controls="", n=3000, groups={"smri": group})
+
+
+def table(calibration: Calibration, own: Predicted, site: str = "new", seen: bool = False) -> pd.DataFrame:
+    group = calibration.groups["smri"]
+    assert group.norms is not None
+    half = half_widths(group.intervals, own)
+    z = normative_z(group.norms, own.predicted - own.age, own.age, own.sex)
+    made = dict.fromkeys(OF_MODEL, np.nan) | {
+        "pi90_lo": own.predicted - half,
+        "pi90_hi": own.predicted + half,
+        "bag_z": z,
+        "p_accelerated": p_accelerated(group.norms, z),
+    }
+    return pd.DataFrame(
+        {
+            "site": site, "site_seen": seen, "status": "scored", "age": own.age, "sex": own.sex,
+            "brain_age": own.predicted, "bag": own.predicted - own.age, "has_smri": True, "has_fmri": False,
+            **made,
+        }
+    )  # fmt: skip
+
+
+def held(scored: pd.DataFrame, low: str, high: str) -> float:
+    return float(((scored["age"] >= scored[low]) & (scored["age"] <= scored[high])).mean())
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(5.0, 1.0), (-4.0, 1.5), (0.0, 1.0)])
+def test_a_planted_site_is_taken_out_of_z_p_and_intervals(
+    calibration: Calibration, offset: float, scale: float
+) -> None:
+    controls = table(calibration, people(300, 1, offset, scale))
+    others = people(3000, 2, offset, scale)
+    scored, found = calibrate_uncertainty(table(calibration, others), controls, calibration)
+    assert found["new"].shift.offset == pytest.approx(offset, abs=0.9)
+    assert found["new"].shift.scale == pytest.approx(scale, rel=0.12)
+    inside = scored[scored[Z].notna()]
+    assert len(inside) > 2800
+    assert inside[Z].mean() == pytest.approx(0, abs=0.15)
+    assert inside[Z].std() == pytest.approx(1, abs=0.12)
+    assert (inside[P] < 0.05).mean() == pytest.approx(0.05, abs=0.02)
+    assert held(scored, LOW, HIGH) == pytest.approx(0.9, abs=0.035)
+    if offset:
+        assert abs(scored["bag_z"].mean()) > 0.5
+        assert held(scored, "pi90_lo", "pi90_hi") < 0.85
+    pd.testing.assert_frame_equal(scored.drop(columns=list(COLUMNS)), table(calibration, others))
+
+
+def test_intervals_of_twenty_local_controls_hold_nine_in_ten_over_many_sites(
+    calibration: Calibration,
+) -> None:
+    shares = []
+    for site in range(40):
+        offset = float(np.random.default_rng(site).normal(0, 4))
+        controls = table(calibration, people(24, 100 + site, offset, 1.2))
+        scored, _ = calibrate_uncertainty(
+            table(calibration, people(200, 200 + site, offset, 1.2)), controls, calibration
+        )
+        shares.append(held(scored, LOW, HIGH))
+    assert 0.9 <= np.mean(shares) <= 0.96
+
+
+def test_a_case_at_a_shifted_site_keeps_what_is_the_case_s_own(calibration: Calibration) -> None:
+    controls = table(calibration, people(300, 3, 6.0))
+    cases = people(300, 4, 6.0 + 8.0)
+    scored, _ = calibrate_uncertainty(table(calibration, cases), controls, calibration)
+    expected = table(calibration, people(300, 4, 8.0))["bag_z"]
+    both = scored[Z].notna() & expected.notna()
+    np.testing.assert_allclose(scored[Z][both].mean(), expected[both].mean(), atol=0.25)
+
+
+def test_nothing_is_said_of_known_sites_few_controls_and_scans_that_were_not_scored(
+    calibration: Calibration,
+) -> None:
+    few = pd.concat(
+        [table(calibration, people(19, 5), "few"), table(calibration, people(60, 6), "known")],
+        ignore_index=True,
+    )
+    asked = pd.concat(
+        [
+            table(calibration, people(5, 7), "few"),
+            table(calibration, people(5, 8), "known", seen=True),
+            table(calibration, people(5, 9), "elsewhere"),
+            table(calibration, people(5, 10), "known").assign(status="failed", brain_age=np.nan),
+        ],
+        ignore_index=True,
+    )
+    scored, found = calibrate_uncertainty(asked, few, calibration)
+    assert set(found) == {"known"}
+    assert scored[list(COLUMNS)].isna().all(axis=None)
+
+
+def test_without_intervals_of_the_controls_there_is_z_alone(calibration: Calibration) -> None:
+    controls = table(calibration, people(60, 11)).assign(pi90_lo=np.nan)
+    scored, found = calibrate_uncertainty(table(calibration, people(50, 12)), controls, calibration)
+    assert isinstance(found["new"], SiteNorms)
+    assert np.isnan(found["new"].widening)
+    assert scored[Z].notna().any()
+    assert scored[[LOW, HIGH]].isna().all(axis=None)
