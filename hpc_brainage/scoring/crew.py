@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc_brainage.errors import EnvironmentLacks
+from hpc_brainage.errors import EnvironmentLacks, ScoringError
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.part_work import DEVICE, THREADS
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 MOST_DEATHS = 3
 """Workers that may die of a part before it is given up."""
 _CONNECT = "30s"
+_PATIENCE = 120.0  # seconds; Dask starts a worker of this machine again at once, and loading takes a few
 ALLOCATOR = {
     # Memory that is freed is kept for the next block. Dask's own setting gives it back at once, and the
     # system clears it page by page each time that it is taken again: half of a worker's time.
@@ -63,12 +66,15 @@ class Crew:
     wanted : how many there shall be, at most.
     dashboard : where to watch them; "" where there is nothing to see.
     jobs : those of SLURM, to be looked after; None without.
+    patience : seconds without any worker after which none is to be expected any more.
     """
 
     client: Client
     wanted: int
     dashboard: str = ""
     jobs: SlurmJobs | None = None
+    patience: float = math.inf
+    _deserted: float | None = field(default=None, init=False)
 
     @property
     def present(self) -> int:
@@ -88,6 +94,19 @@ class Crew:
         """
         if self.jobs is not None:
             self.jobs.tend(self.present, done)
+        elif self.patience < math.inf:
+            if self.present:
+                self._deserted = None
+                return
+            now = time.monotonic()
+            self._deserted = now if self._deserted is None else self._deserted
+            if now - self._deserted >= self.patience:
+                raise ScoringError(
+                    f"all workers have ended, and none has come back in {self.patience:.0f} seconds",
+                    where=os.uname().nodename,
+                    expected="a machine with memory for a worker, where processes can be started",
+                    hint="then run the same command again: the parts that are done are kept",
+                )
 
 
 @contextmanager
@@ -187,7 +206,7 @@ def _local(fleet: Fleet, tasks: int) -> Iterator[Crew]:
                     silence_logs=logging.CRITICAL,
                 )
                 client = held.enter_context(Client(held.enter_context(cluster)))
-            yield Crew(client, count, link_of(cluster))
+            yield Crew(client, count, link_of(cluster), patience=_PATIENCE)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

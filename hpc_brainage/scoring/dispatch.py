@@ -30,6 +30,7 @@ _TURNS = 2
 _ATTEMPTS = 3
 _MOST_FAILED = 10
 _GLANCE = 1.0  # seconds
+_FETCH = 10.0  # seconds
 
 Tell = Callable[[PartRecord | None], None]
 Task = Sequence[range]
@@ -50,7 +51,7 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
     Raises
     ------
     ScoringError : parts failed, or ended their workers, again and again; all others are done by then,
-        unless nearly everything fails. Or the scheduler is gone.
+        unless nearly everything fails. Or the scheduler is gone, or all workers of this machine.
     """
     ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
     under_way: dict[Future, Task] = {}
@@ -61,7 +62,9 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
         first, stop = task[0].start, task[-1].stop
         # A name of this form lets the scheduler keep what no worker is free for.
         key = (f"score-{id(ended):x}", first, stop)
-        future = crew.client.submit(work, first, stop, key=key, retries=_ATTEMPTS - 1, pure=False)
+        watch(crew.client.submit(work, first, stop, key=key, retries=_ATTEMPTS - 1, pure=False), task)
+
+    def watch(future: Future, task: Task) -> None:
         under_way[future] = task
         future.add_done_callback(ended.put)
 
@@ -77,8 +80,13 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
             continue
         task = under_way.pop(future)
         if future.status == "finished":
-            records.append(future.result())
-            tell(records[-1])
+            try:
+                records.append(future.result(timeout=_FETCH))
+            except TimeoutError:  # its worker ended before it could be asked: another one does it again
+                watch(future, task)
+                crew.tend(len(records))
+            else:
+                tell(records[-1])
         elif future.status == "cancelled":  # nobody here cancels what is under way
             raise _lost()
         elif len(task) > 1:

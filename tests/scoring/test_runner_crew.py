@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.errors import EnvironmentLacks, UsageError
+from hpc_brainage.errors import EnvironmentLacks, ScoringError, UsageError
 from hpc_brainage.scoring.crew import hired
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.slurm_crew import SlurmJobs, _job, _settings
@@ -47,6 +48,21 @@ def test_workers_leave_the_environment_of_their_starter_as_it_was(tmp_path: Path
     with hired(Fleet(workers=1), 1, tmp_path) as crew:
         assert crew.client.submit(os.environ.get, "OMP_NUM_THREADS").result(timeout=30)
     assert dict(os.environ) == before
+
+
+@pytest.mark.timeout(60)
+def test_nobody_waits_for_workers_that_do_not_come_back(tmp_path: Path) -> None:
+    def tend_for_ever() -> None:
+        while True:
+            crew.tend(0)
+            time.sleep(0.1)
+
+    with hired(Fleet(workers=1), 1, tmp_path) as crew:
+        crew.tend(0)
+        crew.client.retire_workers(close_workers=True)
+        crew.patience = 0.5
+        with pytest.raises(ScoringError, match="all workers have ended"):
+            tend_for_ever()
 
 
 @pytest.mark.parametrize(
