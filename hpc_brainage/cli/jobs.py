@@ -58,29 +58,26 @@ def jobs(
 def _row(run: RunFolder, job: RunJob | None, states: dict[str, JobState]) -> tuple[object, ...]:
     from hpc_brainage.cli.follow import records_of
     from hpc_brainage.cli.screen import years
-    from hpc_brainage.cluster.starts import starts_of
 
     records = records_of(run.metrics)
     last = records[-1] if records else {}
     training = run.config().training
-    number = job.id if job and job.id else ""
-    state = states.get(number) if job and job.cluster == "slurm" else None
-    restarts = max(0, sum(start["job"] == number for start in starts_of(run.path)) - 1) if number else 0
+    is_of_slurm = job is not None and job.cluster == "slurm" and not trains_apart_from(job, run)
+    state = states.get(job.id or "") if job is not None and is_of_slurm else None
     return (
         run.path.name,
-        number if state else "this machine",
+        job.id if job is not None and state else "this machine",
         _state(run, job, state),
         last.get("step", "-"),
         f"{last['epoch'] + 1}/{training.epochs}" if last else "-",
         f"{last['member'] + 1}/{training.members}" if last else "-",
         years(last.get("validation_mae")),
-        restarts,
+        run.status().get("restarts", 0),
         state.left if state and state.state == "RUNNING" else "-",
     )
 
 
 def _state(run: RunFolder, job: RunJob | None, state: JobState | None) -> str:
-    from hpc_brainage.cluster.local import is_running
     from hpc_brainage.training.lease import holder_is_gone
     from hpc_brainage.training.records import LEASE
 
@@ -91,6 +88,26 @@ def _state(run: RunFolder, job: RunJob | None, state: JobState | None) -> str:
     if state and state.state:
         return state.state.lower() + (f" ({state.why})" if state.state == "PENDING" and state.why else "")
     said = str(run.status().get("state", "prepared"))
-    if job and job.cluster == "local" and job.host == os.uname().nodename and not is_running(job):
-        return "interrupted" if said == "running" else said
-    return "interrupted" if said == "running" and holder_is_gone(run.path / LEASE) else said
+    if said != "running" or trains_apart_from(job, run):
+        return said
+    return "interrupted" if _has_ended_here(job) or holder_is_gone(run.path / LEASE) else said
+
+
+def trains_apart_from(job: RunJob | None, run: RunFolder) -> bool:
+    """Whether a run that once had this job is trained by somebody else now: `train` without `--nodes`."""
+    from hpc_brainage.training.lease import holder_here, holder_is_gone, holding_job
+    from hpc_brainage.training.records import LEASE
+
+    lease = run.path / LEASE
+    if job is None or not lease.exists() or holder_is_gone(lease):
+        return False
+    if job.cluster == "slurm":
+        return holding_job(lease) != job.id
+    return _has_ended_here(job) and holder_here(lease) is not None
+
+
+def _has_ended_here(job: RunJob | None) -> bool:
+    from hpc_brainage.cluster.local import is_running
+
+    is_local = job is not None and job.cluster == "local" and job.host == os.uname().nodename
+    return job is not None and is_local and not is_running(job)

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,8 +50,10 @@ _TOLD_TO_STOP = f"{int(ExitCode.STOPPED)}|{128 + signal.SIGUSR2}|{128 + signal.S
 
 _BODY = f"""\
 job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
+# Lines are written as they are said; srun --unbuffered would give a terminal, and its codes in the log.
+export PYTHONUNBUFFERED=1
 # srun does not take the cores of a task over from sbatch by itself.
-srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --unbuffered \\
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" \\
   "${{task[@]}}" "$work" "${{SLURM_ARRAY_TASK_ID:-{LAST}}}" && exit 0
 code=$?
 case $code in {_TOLD_TO_STOP})
@@ -122,7 +125,8 @@ def submit(
     last : the last command; it runs even if jobs of the array failed.
     resources : of each job.
     folder : where all that the jobs need is kept; it must not be there yet. Job numbers may start again at
-        any cluster, and a job must never find the files of an older one.
+        any cluster, and a job must never find the files of an older one. The folder around it is made, and
+        not left empty.
     name : of the jobs, as `squeue` shows it.
 
     Raises
@@ -160,6 +164,8 @@ def submit(
     except BaseException:
         if array is None:
             shutil.rmtree(folder)
+            with suppress(OSError):  # other submissions lie there
+                folder.parent.rmdir()
         else:
             subprocess.run(["scancel", array], check=False)
         raise

@@ -37,8 +37,10 @@ BODY = f"""\
 # A start of the job: the first one, and one more each time that it is queued again.
 export {START}=$run/{LOGS}/$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
 mkdir -p "${START}"
+# Lines are written as they are said; srun --unbuffered would give a terminal, and its codes in the log.
+export PYTHONUNBUFFERED=1
 # srun does not take the cores of a task over from sbatch by itself.
-srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --kill-on-bad-exit=1 --unbuffered --open-mode=append \\
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --kill-on-bad-exit=1 --open-mode=append \\
   --output="$run/{LOGS}/rank-%t.log" "${{worker[@]}}" "$run" && exit 0
 code=$?
 # Rank 0 has come, and no process says that it failed of itself: the run was stopped and saved, or has lost

@@ -170,22 +170,35 @@ def holder_is_gone(path: Path) -> bool:
 
     Of a process of another machine that is not known: False.
     """
-    try:
-        found = read_json(path)
-    except BrainAgeError:
-        return False
-    if not isinstance(found, dict) or found.get("machine") is None or found["machine"] != _machine():
-        return False
-    return _born(found.get("pid", 0)) != found.get("born")
+    found = _left_here(path)
+    return found is not None and _born(found.get("pid", 0)) != found.get("born")
+
+
+def holder_here(path: Path) -> int | None:
+    """The process of this machine that holds a lease; None if there is none, or not on this machine."""
+    found = _left_here(path)
+    if found is None or holder_is_gone(path):
+        return None
+    return int(found["pid"])
 
 
 def holding_job(path: Path) -> str | None:
     """The number of the SLURM job that has left a lease, or holds it; None of any other holder."""
+    return _read(path).get("job")
+
+
+def _left_here(path: Path) -> dict[str, Any] | None:
+    """What a process of this machine wrote into a lease; None of any other, or without one."""
+    found = _read(path)
+    return found if found.get("machine") is not None and found["machine"] == _machine() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except BrainAgeError:
-        return None
-    return found.get("job") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _machine() -> str | None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -153,9 +154,7 @@ def test_runs_are_listed_with_how_far_they_are(brainage: Brainage, slurm: Path, 
     brainage("train", "--nodes", 2, *SETTINGS)
     (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
     epoch(tmp_path, 0, 1)
-    for start in ("100-0", "100-1"):
-        (tmp_path / RUN / "logs" / start).mkdir(exist_ok=True)
-        Start(tmp_path / RUN / "logs" / start).note()
+    RunFolder(tmp_path / RUN).update(state="running", restarts=1)
     assert re.search(r"openbhb 100 running 3 2/3 1/2 - 1 0:42:00", brainage("jobs").text)
     (slurm / "queue").write_text("100|PENDING|BeginTime|1:00:00|\n")
     assert re.search(r"openbhb 100 pending \(BeginTime\) 3", brainage("jobs").text)
@@ -269,6 +268,25 @@ def test_a_copy_of_a_run_has_no_job(brainage: Brainage, slurm: Path, tmp_path: P
     assert f"PYTHONPATH={tmp_path}/runs/copy/code/" in (slurm / "job-2").read_text()
 
 
+def test_what_is_trained_here_after_its_job_was_cancelled_runs_and_can_be_cancelled(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+    run = RunFolder(tmp_path / RUN)
+    run.update(state="running", restarts=3)
+    with Lease(run.path / "lease.json"):
+        written = json.loads((run.path / "lease.json").read_text())
+    with subprocess.Popen(["sleep", "60"]) as here:
+        mine = {"pid": here.pid, "born": str(started_at(here.pid))}
+        (run.path / "lease.json").write_text(json.dumps(written | mine))
+        assert re.search(r"openbhb +this machine +running .* 3 ", brainage("jobs").text)
+        answer = brainage("cancel", RUN)
+        assert (answer.code, f"told process {here.pid}" in answer.text) == (0, True)
+        assert here.wait(timeout=10) == -signal.SIGTERM
+    assert re.search("openbhb +100 +cancelled", brainage("jobs").text)
+
+
 def test_a_job_is_cancelled_by_its_run(brainage: Brainage, slurm: Path) -> None:
     brainage("train", "--nodes", 2, *SETTINGS)
     (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
@@ -335,7 +353,49 @@ def test_a_job_that_is_over_for_a_moment_is_followed_on(
     monkeypatch.setattr(follow, "_SOON", 0.0)
     answer = brainage("resume", RUN, "--follow")
     assert said[:5] == ["NODE_FAIL", "NODE_FAIL", "PENDING", "FAILED", "RUNNING"]
-    assert "the job ended as CANCELLED" in answer.text
+    assert "the job was cancelled" in answer.text
+
+
+def test_a_job_that_somebody_cancels_has_not_failed(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes complain as they are ended; nothing is to be mended."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    logs = tmp_path / RUN / "logs"
+    (logs / "job-100.log").write_text("srun: error: node1: task 0: Terminated\n")
+
+    def next_look(seconds: float) -> None:
+        (logs / "100-1").mkdir(exist_ok=True)
+        Start(logs / "100-1").record(1, "the connection was closed", is_loss=True)
+        (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    monkeypatch.setattr(follow, "sleep", next_look)
+    monkeypatch.setattr(follow, "_SOON", 0.0)
+    answer = brainage("resume", RUN, "--follow")
+    assert answer.code == 3
+    assert "the job was cancelled" in answer.text
+    assert "brainage resume runs/openbhb goes on" in answer.text
+    for words in ("srun", "connection was closed", "mend"):
+        assert words not in answer.text
+
+
+def test_a_run_that_was_cancelled_goes_on_with_what_another_toml_asks_for(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    brainage("train", "--nodes", 2, *SETTINGS)
+    (tmp_path / "other.toml").write_text('[train]\npartition = "long"\ntime = "2-00:00:00"')
+    words = ("train", "--nodes", 2, "--cluster", "other.toml", *SETTINGS)
+    (slurm / "queue").write_text("100|PENDING|Resources|1:00:00|\n")
+    assert "nothing was submitted" in brainage(*words).text
+    (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+    assert "submitted job 200" in brainage(*words).text
+    asked = (slurm / "job-2").read_text()
+    assert "#SBATCH --partition=long\n" in asked
+    assert "#SBATCH --time=2880\n" in asked
+    (slurm / "queue").write_text("200|CANCELLED|None|0:00|\n")
+    brainage("resume", RUN)
+    assert (slurm / "job-3").read_text() == asked
 
 
 def test_a_ctrl_c_leaves_the_job_alone(

@@ -76,6 +76,7 @@ def test_an_array_makes_the_bytes_of_one_process(slurm: None, cohort: Path) -> N
     assert hashes(cohort / "array.zarr") == hashes(cohort / "alone.zarr")
     assert (cohort / "array.account.tsv").read_bytes() == (cohort / "alone.account.tsv").read_bytes()
     assert "share 6 of 6" in logs(cohort)
+    assert "\x1b" not in logs(cohort)  # what a bar on a terminal is drawn with
     again = type_command(cohort, "convert", "images", "array.zarr", "--cluster", "site.toml")
     assert (again.code, "nothing was submitted" in again.text) == (0, True)
 
