@@ -22,6 +22,7 @@ _SOON, _LATER = 1.0, 10.0
 """Seconds between two questions to SLURM: in the first minute, and afterwards."""
 _SURE = 5
 """Looks after which a job that seems to be over is: one that is queued again is over for a moment."""
+_CANCELLED = "CANCELLED"
 _SHOWN_BEFORE = 3
 _LAST_LINES = 12
 
@@ -137,17 +138,22 @@ def _nth(number: int) -> str:
 
 
 def why_it_failed(run: Path, job: str, state: JobState | None) -> TrainingError | EnvironmentLacks:
-    """What ended a run before it was finished: the first process that failed, and what it said last."""
+    """What ended a run before it was finished: somebody, or the first process that failed, and its log."""
     from hpc_brainage.cli.screen import say
 
     if state is not None and not state.state:
         return EnvironmentLacks(
             "SLURM says nothing of the job any more", where=f"job {job}", hint=f"brainage resume {run}"
         )
+    if state is not None and state.state == _CANCELLED:
+        # What its processes say as they are ended is no failure of theirs.
+        return TrainingError(
+            "the job was cancelled", where=f"job {job}", hint=f"brainage resume {run} goes on"
+        )
     how = f"the job ended as {state.state}" if state else "the processes ended"
     start = newest_start(run)
     failures = start.failures() if start else []
-    if failures and not (state and state.state == "CANCELLED"):
+    if failures:
         first = failures[0]
         log = run / LOGS / f"rank-{first.rank}.log"
         others = f" ({len(failures) - 1} more after it)" if len(failures) > 1 else ""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from hpc_brainage.cluster.fits import check_conversion_fits
 from hpc_brainage.cluster.resources import Resources, read_resources
-from hpc_brainage.cluster.slurm import require_slurm
+from hpc_brainage.cluster.slurm import read_partitions, require_slurm
 
 if TYPE_CHECKING:
     from hpc_brainage.store.building import Build
@@ -23,11 +24,11 @@ _OPTIONS = ("cluster", "jobs", "overwrite", "workers")
 
 
 def site(cluster: str) -> Resources:
-    """What jobs shall ask of the cluster, once it is known that there is one.
+    """What jobs shall ask of the cluster, once it is known that there is one and that it has that.
 
     Raises
     ------
-    UsageError : the site's TOML is not there, or not understood.
+    UsageError : the site's TOML is not there or not understood, or asks for what the cluster does not have.
     EnvironmentLacks : there is no SLURM on this machine.
     """
     resources = read_resources(cluster)
@@ -35,6 +36,8 @@ def site(cluster: str) -> Resources:
         "leave --cluster away to convert on this machine; or share the work with others that see the same "
         "files: the same command with --part 1/8 to --part 8/8, anywhere, and then without"
     )
+    if there := read_partitions():  # else SLURM does not answer, which sbatch says itself
+        check_conversion_fits(resources, there)
     return resources
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _submitted(command: str, logs: Path, parameters: Mapping[str, Any]) -> str:
 
     executor = submitit.SlurmExecutor(logs)
     executor.update_parameters(**parameters)
-    return str(executor._submit_command(command).job_id)
+    with redirect_stderr(StringIO()):  # submitit prints a refusal, too, which `refusals` says in our words
+        return str(executor._submit_command(command).job_id)
 
 
 @contextmanager

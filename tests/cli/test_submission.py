@@ -119,6 +119,66 @@ def test_bad_input_is_said_here_and_nothing_is_submitted(
     assert not list(tmp_path.glob("*.zarr"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "messages"),
+    [
+        ('time = "9-00:00:00"', ("partition main lets no job run for so long", "at most 1440 minutes")),
+        ('partition = "lnog"', ("no such partition", "main (4 nodes), long (2 nodes)")),
+        ("cpus = 9", ("main has 0 nodes with as many cores", "cpus = 9")),
+        ("memory_gb = 16", ("main has 0 nodes with as much memory", "memory_gb = 16")),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_said_before_the_cohort_is_read(
+    brainage: Brainage, slurm: Path, tmp_path: Path, settings: str, messages: tuple[str, ...]
+) -> None:
+    (tmp_path / "site.toml").write_text(settings)
+    answer = brainage("convert", "nowhere.csv", "--cluster", "site.toml")
+    assert answer.code == 2, answer.text
+    for message in messages:
+        assert message in answer.text
+
+
+def test_a_long_time_is_let_be_where_a_partition_has_it(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text('partition = "main,long"\ntime = "9-00:00:00"')
+    answer = brainage("convert", "people.csv", "--cluster", "site.toml")
+    assert answer.code == 0, answer.text
+    assert "#SBATCH --time=12960\n" in (slurm / "job-1").read_text()
+
+
+def test_a_cluster_that_does_not_answer_is_not_said_to_have_no_partitions(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text('partition = "main"')
+    (slurm.parent / "programs" / "sinfo").write_text("#!/bin/sh\nexit 1")
+    (slurm / "refuse-1").write_text("sbatch: error: Unable to contact slurm controller\n")
+    answer = brainage("convert", "people.csv", "--cluster", "site.toml")
+    assert (answer.code, "SLURM does not answer" in answer.text) == (5, True), answer.text
+
+
+def test_a_refusal_is_said_once_and_leaves_nothing(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (slurm / "refuse-1").write_text("sbatch: error: Batch job submission failed: the moon is full\n")
+    answer = brainage("convert", "people.csv", "--cluster", "slurm")
+    assert answer.code == 2
+    assert answer.text.count("the moon is full") == 1, answer.text
+    assert "sbatch:" not in answer.text
+    assert not list(tmp_path.glob("*.jobs"))
+
+
+def test_a_refusal_leaves_what_was_submitted_before(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    brainage("convert", "people.csv", "--cluster", "slurm")
+    before = sorted(tmp_path.glob("people.zarr.jobs/*"))
+    (slurm / "refuse-2").write_text("sbatch: error: the moon is full\n")
+    assert brainage("convert", "people.csv", "--cluster", "slurm").code == 2
+    assert sorted(tmp_path.glob("people.zarr.jobs/*")) == before
+    assert len(before) == 1
+
+
 def test_a_machine_without_slurm_says_how_to_share_the_work_anyway(
     brainage: Brainage, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
