@@ -26,7 +26,7 @@ from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.saved import SavedScores
 
 PREDICTIONS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only")
-_GAPS = ("bag", "bag_corrected", "bag_site_calibrated", "bag_z")
+_GAPS = ("bag", "bag_corrected", "bag_site_calibrated", "bag_z", "bag_z_site_calibrated")
 FEWEST_PAIRS = 2
 _LONG_YEARS = 0.5
 """Scans further apart than this on average: people have aged meanwhile."""

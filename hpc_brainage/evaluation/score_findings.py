@@ -11,6 +11,7 @@ import pandas as pd
 from hpc_brainage.evaluation import usability as use
 from hpc_brainage.evaluation.scored_accuracy import accuracy, age_line, beside, clusters, gap_against_age
 from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, evenness, parts, skewness, wilson
+from hpc_brainage.evaluation.scored_evenness import ranked
 from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.flags import FLAGS
@@ -28,7 +29,7 @@ _EXAMPLE_COLUMNS = (
     "age", "sex", "site", "diagnosis", "brain_age", "pi90_lo", "pi90_hi", "bag", "bag_corrected", "bag_z",
     "p_accelerated", "flags",
 )  # fmt: skip
-_EVERYONE = "everyone"
+_EVERYONE = use.EVERYONE
 _MEASURED_VALUE = r" -?[0-9][0-9.e+-]*(?: mm| %)? (above|below) "
 _MEASURED = ("mae", "rmse", "r2", "r")
 
@@ -51,7 +52,8 @@ class Findings:
         there is nothing to say in is empty.
     notes : by the name of a table, what has to be said beside it.
     numbers : `site_share` of the gap's variance; `centile_distance` with `centile_p` (Kolmogorov-Smirnov)
-        of those judged; None if unknown.
+        of those judged, and `calibrated_people`, of how many of them the site-calibrated z and p were
+        looked at; None if unknown.
     """
 
     verdict: str
@@ -90,9 +92,14 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     who, judged = list(groups.items())[-1]
     if len(judged) < use.FEWEST_TO_JUDGE:
         who, judged = _EVERYONE, known
+    only = _one_group(known, own)
+    if who == _EVERYONE and only is not None:
+        who, groups = only, {only: known}
+    healthy = who != _EVERYONE and control_group([who]) is not None
+    placed = ranked(judged, about, FEWEST)
     held = coverage(groups | parts(judged, who)) if "pi90_lo" in known else pd.DataFrame()
     held = pd.concat([held, _held_by_calibrated(judged, who)], ignore_index=True)
-    checks = use.usability(table, judged, who, about, held)
+    checks = use.usability(table, judged, who, about, held, healthy)
 
     training = about.get("model", {}).get("training") or {}
     tables = {
@@ -116,7 +123,9 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         "examples": _examples(table),
     }
     notes: dict[str, tuple[str, ...]] = {}
-    numbers: dict[str, float | None] = dict.fromkeys(("site_share", "centile_distance", "centile_p"))
+    numbers: dict[str, float | None] = dict.fromkeys(
+        ("site_share", "centile_distance", "centile_p", "calibrated_people")
+    )
     if len(known):
         tables["sex"] = described(known, known["sex"])
         tables["sex_differences"], notes["sex_differences"] = compared(
@@ -126,11 +135,13 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     if len(own) and reference is not None:
         tables["group"] = described(known, own)
         tables["group_differences"], notes["group_differences"] = compared(known, own, reference)
-    if "bag_centile" in judged:
-        centiles = judged["bag_centile"].to_numpy(dtype=float)
-        tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = evenness(centiles)
-    if "bag_z" in judged:
-        skewed = skewness(judged["bag_z"].to_numpy(dtype=float))
+    if placed is not None:
+        # The people and the statistic of the check, so that the page does not contradict itself.
+        tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = evenness(
+            100 * placed.scans["share"].to_numpy(), placed.controls
+        )
+        numbers["calibrated_people"] = float(len(placed)) if placed.calibrated else None
+        skewed = skewness(placed.scans["z"].to_numpy())
         if skewed is not None and abs(skewed) > use.MOST_SKEWED:
             notes["centiles"] = (
                 f"z is not normal here (skewness {skewed:+.1f}, {who}): a z of 2 is not a gap that one"
@@ -161,6 +172,14 @@ def _references(own: pd.Series) -> tuple[str | None, str | None]:
         return None, None
     control = control_group(list(sizes.index))
     return control or str(sizes.index[0]), control
+
+
+def _one_group(known: pd.DataFrame, own: pd.Series) -> str | None:
+    """The group, or else the diagnosis, that all of the scans are of, if there is one."""
+    if not len(own) and "diagnosis" in known:
+        own = known["diagnosis"].fillna("").astype(str).str.strip()
+    names = sorted(set(own))
+    return str(names[0]) if len(names) == 1 and names[0] else None
 
 
 def _flow(table: pd.DataFrame, scored: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:

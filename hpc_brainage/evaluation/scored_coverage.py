@@ -67,7 +67,7 @@ def coverage(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def wilson(count: int, of: int) -> tuple[float, float]:
+def wilson(count: float, of: float) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
     z2 = 1.959963984540054**2
     share = count / of
@@ -76,16 +76,20 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
 
 
-def evenness(centile: np.ndarray) -> tuple[pd.DataFrame, float | None, float | None]:
+def evenness(
+    centile: np.ndarray, controls: float | None = None
+) -> tuple[pd.DataFrame, float | None, float | None]:
     """How centiles of the gap are spread: evenly, if the people scored are like the training controls.
 
     Parameters
     ----------
     centile : 0 to 100; NaN is left out.
+    controls : how many controls the centiles are of; None where they are not known.
 
     Returns
     -------
-    Columns `from`, `to` (centiles), `n`, `expected`; and the largest distance between the centiles'
+    Columns `from`, `to` (centiles), `n`, `expected`, `reach` (what 95 % of the counts are off it by, the
+    controls' own chance included); and the largest distance between the centiles'
     distribution and the even one (Kolmogorov-Smirnov, 0 to 1) with the probability that chance alone makes
     it as large. No rows and None for fewer than twenty.
     """
@@ -93,21 +97,29 @@ def evenness(centile: np.ndarray) -> tuple[pd.DataFrame, float | None, float | N
     if len(known) < FEWEST:
         return pd.DataFrame(), None, None
     counts, edges = np.histogram(known, bins=BINS, range=(0, 1))
+    more = 0.0 if controls is None else len(known) / controls
+    reach = 1.96 * np.sqrt(len(known) / BINS * (1 - 1 / BINS) * (1 + more))
     table = pd.DataFrame(
-        {"from": 100 * edges[:-1], "to": 100 * edges[1:], "n": counts, "expected": len(known) / BINS}
-    )
-    distance, p = from_even(known)
+        {"from": 100 * edges[:-1], "to": 100 * edges[1:], "n": counts, "expected": len(known) / BINS,
+         "reach": reach}
+    )  # fmt: skip
+    distance, p = from_even(known, controls)
     return table, distance, p
 
 
-def from_even(share: np.ndarray) -> tuple[float, float]:
-    """The largest distance of values of 0 to 1 from an even spread, and its p (Kolmogorov-Smirnov)."""
+def from_even(share: np.ndarray, controls: float | None = None) -> tuple[float, float]:
+    """The largest distance of values of 0 to 1 from an even spread, and its p (Kolmogorov-Smirnov).
+
+    Places of m values among n `controls` are a comparison of two samples, whose distance is distributed as
+    that of m n / (n + m) values from what is known (Smirnov 1948, Ann. Math. Stat. 19:279).
+    """
     from scipy.stats import kstwo
 
     own = np.sort(share)
     step = np.arange(1, len(own) + 1) / len(own)
     distance = max(float((step - own).max()), float((own - step + 1 / len(own)).max()))
-    return distance, float(kstwo.sf(distance, len(own)))
+    people = len(own) if controls is None else max(1, round(len(own) * controls / (len(own) + controls)))
+    return distance, float(kstwo.sf(distance, people))
 
 
 def skewness(values: np.ndarray) -> float | None:

@@ -21,6 +21,14 @@ from hpc_brainage.evaluation.scored_accuracy import (
     straight_line,
 )
 from hpc_brainage.evaluation.scored_coverage import FEWEST, NOMINAL, from_even, skewness, wilson
+from hpc_brainage.evaluation.scored_evenness import (
+    EARLY,
+    Ranked,
+    against_age,
+    by_modalities,
+    often_early,
+    ranked,
+)
 from hpc_brainage.modality import ROLES
 from hpc_brainage.numerals import many, number, percent, probability
 from hpc_brainage.scoring.bias import STILL_A_TREND, WEAK_SLOPE
@@ -37,10 +45,9 @@ MOST_STRANGE = 0.1
 NARROW_AGES = 5.0
 BY_CHANCE = 0.05
 """Share of groups whose 95 % interval excludes the truth by chance."""
-EARLY = 0.05
-"""Share of people like the training controls whose `p_accelerated` is below this very number."""
+EVERYONE = "everyone"
 UNEVEN = 0.01
-"""Below this p of Kolmogorov and Smirnov the values of `p_accelerated` are uneven beyond chance."""
+"""Below this probability z and p are otherwise than by chance."""
 LEAST_DISTANCE = 0.05
 """Kolmogorov and Smirnov's, which matters: in a large cohort any distance is beyond chance."""
 EARLY_OFF = 0.02
@@ -67,7 +74,12 @@ def overall(checks: pd.DataFrame) -> str:
 
 
 def usability(
-    table: pd.DataFrame, people: pd.DataFrame, who: str, about: Mapping[str, Any], held: pd.DataFrame
+    table: pd.DataFrame,
+    people: pd.DataFrame,
+    who: str,
+    about: Mapping[str, Any],
+    held: pd.DataFrame,
+    healthy: bool,
 ) -> pd.DataFrame:
     """Judge the scores of a cohort.
 
@@ -80,6 +92,7 @@ def usability(
     about : the sidecar.
     held : how often the 90 % interval holds the true age of these people and of groups of them
         (`scored_coverage.coverage`); empty where there are no intervals.
+    healthy : whether they are known to be people without a diagnosis.
 
     Returns
     -------
@@ -88,7 +101,7 @@ def usability(
     scored = table[(table["status"] == "scored").to_numpy()]
     checks: list[Check | None] = [_everybody_scored(table, scored)]
     if len(scored):
-        checks += [_forbidden(scored), *_of_errors(people, who, about, held)]
+        checks += [_forbidden(scored), *_of_errors(people, who, about, held, healthy)]
         checks += [_ages(scored), _sites(scored), _other_people(scored)]
         checks += [_features(scored, about), _strange(scored)]
         checks += [_quality(scored), _independent_line(scored)]
@@ -97,7 +110,7 @@ def usability(
 
 
 def _of_errors(
-    people: pd.DataFrame, who: str, about: Mapping[str, Any], held: pd.DataFrame
+    people: pd.DataFrame, who: str, about: Mapping[str, Any], held: pd.DataFrame, healthy: bool
 ) -> list[Check | None]:
     if len(people) < FEWEST_TO_JUDGE:
         finding = (
@@ -107,14 +120,17 @@ def _of_errors(
         return [("Do the predictions follow age here?", finding, OPEN)]
     against = {str(row["column"]): row for row in gap_against_age(people).to_dict("records")}
     corrected = against.get("bag_corrected")
+    placed = ranked(people, about, FEWEST)
     return [
+        _healthy_too(who, healthy),
         _follows(people, who),
         _better_than_the_mean(people),
         _slope(people, about),
         None if corrected is None else _trend_is_out(corrected, against["bag"]["r"]),
         None if corrected is None else _centred(corrected, who),
         _intervals_hold(held, who),
-        _evenly_spread(people, who),
+        None if placed is None else _evenly_spread(placed, who, healthy),
+        None if placed is None else _free_of_age(placed, who),
     ]
 
 
@@ -135,7 +151,7 @@ def _forbidden(scored: pd.DataFrame) -> Check | None:
     findings = [f"{FLAGS[flag]} ({flag}: {many(scans, 'scan')})" for flag, scans in raised.items() if scans]
     if not findings:
         return None
-    return "Did scoring let the predictions stand?", f"no: {'; '.join(findings)}", NO
+    return "Did scoring let the predictions stand?", "; ".join(findings), NO
 
 
 def _follows(people: pd.DataFrame, who: str) -> Check:
@@ -257,33 +273,77 @@ def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
     return "Do the intervals hold?", finding, CARE if too_many or not close else YES
 
 
-def _evenly_spread(people: pd.DataFrame, who: str) -> Check | None:
+def _evenly_spread(people: Ranked, who: str, healthy: bool) -> Check:
     """Whether z and p mean here what they meant among the training controls."""
-    if "p_accelerated" not in people:
-        return None
-    # One scan a person: scans of one person go together, which neither test knows of.
-    p_N = people.dropna(subset="p_accelerated").drop_duplicates("participant_id")["p_accelerated"]
-    if len(p_N) < FEWEST:
-        return None
-    distance, by_chance = from_even(p_N.to_numpy(dtype=float))
-    early = int((p_N < EARLY).sum())
-    low, high = wilson(early, len(p_N))
+    early, p_early = often_early(people)
+    share = early / len(people)
+    low, high = wilson(share * people.effective, people.effective)
+    distance, by_chance = from_even(people.scans["share"].to_numpy(), people.controls)
     finding = (
-        f"p_accelerated is below {EARLY:g} for {percent(early / len(p_N))} of {len(p_N):,} people"
+        f"{_which_p(people)} is below {EARLY:g} for {percent(share)} of {len(people):,} people"
         f" ({percent(low)} to {percent(high)}; {who}), where it should be for {percent(EARLY)}; distance"
         f" from even {distance:.2f}, p {probability(by_chance)}"
     )
     uneven = by_chance < UNEVEN and distance >= LEAST_DISTANCE
-    uneven |= not low <= EARLY <= high and abs(early / len(p_N) - EARLY) >= EARLY_OFF
+    uneven |= p_early < UNEVEN and abs(share - EARLY) >= EARLY_OFF
     if uneven:
         finding += ": neither p nor z and centile say here how rare a gap is"
-        if who == "everyone":
+        if not healthy:
             finding += ", unless a condition of these people moves them, for no controls stand apart"
-    skewed = skewness(people["bag_z"].to_numpy(dtype=float)) if "bag_z" in people else None
-    if skewed is not None and abs(skewed) > MOST_SKEWED:
+    sets = by_modalities(people)
+    off = [one for one in sets if one[3] < UNEVEN / len(sets) and one[2] >= LEAST_DISTANCE]
+    for name, count, d, p in off:
+        only = "" if "+" in name else " only"
+        finding += (
+            f". Uneven among the {count:,} people with {name}{only} (distance {d:.2f}, p {probability(p)}):"
+            " do not compare their z and p with the others'"
+        )
+    skewed = skewness(people.scans["z"].to_numpy())
+    not_normal = skewed is not None and abs(skewed) > MOST_SKEWED
+    if skewed is not None and not_normal:
         finding += f". z is not normal here (skewness {number(skewed, sign=True)})"
-        uneven = True
-    return "Are p and z even among these people?", finding, CARE if uneven else YES
+    return "Are p and z even among these people?", finding, CARE if uneven or off or not_normal else YES
+
+
+def _free_of_age(people: Ranked, who: str) -> Check:
+    """z is of people of the same age, so that it should not go with age."""
+    question = "Is age out of z and p?"
+    r, p = against_age(people)
+    name = "the site-calibrated z" if people.calibrated else "z"
+    if not np.isfinite(r):
+        return question, "their ages, or their z, do not differ", OPEN
+    finding = f"Spearman's r = {number(r)} between {name} and age, p {probability(p)} ({who})"
+    if not (p < UNEVEN and abs(r) >= STILL_A_TREND):
+        return question, finding, YES
+    by_age = people.scans.sort_values("age", kind="stable")
+    third = len(by_age) // 3
+    ends = [
+        f"{number(float(end['z'].mean()), sign=True)}"
+        f" at {end['age'].min():.0f} to {end['age'].max():.0f} years"
+        for end in (by_age.head(third), by_age.tail(third))
+    ]
+    finding += (
+        f"; mean z {ends[0]}, {ends[1]}. Here z, centile and p partly say how old somebody is: they are not"
+        " how rare a gap is at the person's age. Compare people of the same ages, or groups with age and"
+        " age² as covariates"
+    )
+    return question, finding, CARE
+
+
+def _which_p(people: Ranked) -> str:
+    return "p_accelerated_site_calibrated" if people.calibrated else "p_accelerated"
+
+
+def _healthy_too(who: str, healthy: bool) -> Check | None:
+    """A table of one diagnosis says nothing of healthy people."""
+    if healthy or who == EVERYONE:
+        return None
+    finding = (
+        f"all of them are of the group {who}. What is said here of errors, intervals, z and p is of"
+        " these people: no accuracy, and no coverage, of healthy people. Score controls of the same sites"
+        " for that"
+    )
+    return "Are there people without a diagnosis?", finding, CARE
 
 
 def _ages(scored: pd.DataFrame) -> Check | None:
@@ -306,11 +366,19 @@ def _sites(scored: pd.DataFrame) -> Check | None:
     question = "Did the training know these sites?"
     if not unseen.any():
         return question, f"all of them ({scored['site'].nunique():,})", YES
-    sites = many(scored["site"][unseen].nunique(), "site")
-    finding = (
-        f"{int(unseen.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
-    )
-    return question, finding, CARE
+    site = scored["site"].fillna("").astype(str)
+    not_given = unseen & (site == "").to_numpy()
+    if not_given.all():
+        return question, "their site is not given, so nobody can tell", CARE
+    findings, other = [], unseen & ~not_given
+    if other.any():
+        sites = many(site[other].nunique(), "site")
+        findings.append(
+            f"{int(other.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
+        )
+    if not_given.any():
+        findings.append(f"the site of {int(not_given.sum()):,} of {many(len(scored), 'scan')} is not given")
+    return question, "; ".join(findings), CARE
 
 
 def _other_people(scored: pd.DataFrame) -> Check | None:
@@ -318,7 +386,7 @@ def _other_people(scored: pd.DataFrame) -> Check | None:
         return None
     question, inside = "Are they other people than the training's?", int(scored["in_training"].sum())
     if not inside:
-        return question, "yes, all of them", YES
+        return question, "all of them", YES
     finding = (
         f"{many(inside, 'scan')} of {len(scored):,} are of people of the training: scored by members that"
         " never saw them, but the bias line was fitted on them, so that their gaps are centred and without"
@@ -381,9 +449,7 @@ def _quality(scored: pd.DataFrame) -> Check | None:
 def _independent_line(scored: pd.DataFrame) -> Check | None:
     if "bias_fit" not in scored or not scored["bias_fit"].fillna("").str.startswith("in_cohort").any():
         return None
-    finding = (
-        "no: it was fitted on the scans that were scored, and took out part of what differs among them"
-    )
+    finding = "it was fitted on the scans that were scored, and took out part of what differs among them"
     return "Is the bias line independent of these scans?", finding, CARE
 
 

@@ -138,18 +138,17 @@ def forest(
 
 
 def centiles(table: pd.DataFrame, alt: str) -> str:
-    """How many scans fall into each tenth of the centiles, and how many would if they were even."""
+    """How many people fall into each tenth of the centiles, and how many would if they were even."""
     with page_style():
         figure = new_figure(2.5)
         axes = figure.subplots()
         middle = (table["from"] + table["to"]) / 2
         axes.bar(middle, table["n"], width=8.6, color=SERIES[0], alpha=0.8, zorder=2)
         expected = float(table["expected"].iloc[0])
-        share = expected / float(table["n"].sum())
-        reach = 1.96 * np.sqrt(expected * (1 - share))
+        reach = float(table["reach"].iloc[0])
         axes.axhspan(expected - reach, expected + reach, color=MUTED, alpha=0.22, linewidth=0, zorder=1)
         axes.axhline(expected, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3)
-        axes.set(xlabel="centile of the gap among training controls", ylabel="scans", xlim=(0, 100))
+        axes.set(xlabel="centile of the gap among training controls", ylabel="people", xlim=(0, 100))
         return themed_svg(figure, "centiles", alt)
 
 

@@ -250,17 +250,19 @@ def uncertainty(told: Told) -> Blocks:
     if len(told["centiles"]):
         distance, p = told.numbers.get("centile_distance") or 0.0, told.numbers.get("centile_p")
         chance = "" if p is None else f", p {probability(p)}"
-        alt = f"Scans in each tenth of the centiles; largest distance from even {distance:.2f}."
+        calibrated = "site-calibrated " if told.numbers.get("calibrated_people") else ""
+        alt = f"People in each tenth of the centiles; largest distance from even {distance:.2f}."
         blocks.append(
             Drawing(
                 draw.centiles(told["centiles"], alt),
-                "Centiles of the gap against training controls of the same age and sex"
-                f" ({told.judged}). Dashed: even, as it is for people like them; the band is what"
-                f" chance allows. Largest distance from even (Kolmogorov-Smirnov): {distance:.2f}{chance}.",
+                f"Where the {calibrated}gap of each person lies among training controls of the same age and"
+                f" sex, as p says it ({told.judged}; one scan a person). Dashed: even, as it is for people"
+                " like them; the band is what chance allows. Largest distance from even"
+                f" (Kolmogorov-Smirnov): {distance:.2f}{chance}.",
             )
         )
     else:
-        blocks.append(_absent("The table has no centiles of the gap (bag_centile)."))
+        blocks.append(_absent("The table has no p and z of twenty people (p_accelerated, bag_z)."))
     blocks += [Paragraph(note, "warning") for note in told.notes.get("centiles", ())]
     return blocks
 
@@ -420,11 +422,19 @@ def _of_calibrated_sites(told: Told) -> Blocks:
     """What site calibration did not touch."""
     if not told.about.get("site_calibration"):
         return []
+    people = told.numbers.get("calibrated_people")
+    judged = (
+        "too few people have calibrated z and p to judge them, so that what stands here of z and p is of"
+        " the columns before it"
+        if people is None
+        else "whether z and p are even, and free of age, is judged of the calibrated ones"
+        f" ({people:,.0f} people)"
+    )
     return [
         Paragraph(
             "Sites were calibrated: the gap, z, p and the 90 % interval in the columns that end in"
-            " _site_calibrated. The other columns, and all that this page says of z, centile and p, are of"
-            " the gap before it, and still hold what the site added.",
+            f" _site_calibrated. Here {judged}. The groups' and sites' differences on this page are of the"
+            " gap and z before it, and still hold what the site added.",
             "warning",
         )
     ]

@@ -38,8 +38,8 @@ _MEAN_PEOPLE = (200, 60)  # for four and for three degrees of freedom
 _SD_PEOPLE, _SD_LINE_PEOPLE = 400, 120  # for four, and for a line
 _SD_LINE_SHARES = (0.1, 0.9)
 _ROUNDS = 12
-_MOST_SDS = 3.0  # a gap counts as if it were no further off than this
-_VARIANCE_LEFT = chi2.cdf(_MOST_SDS**2, 3) + _MOST_SDS**2 * chi2.sf(_MOST_SDS**2, 1)
+MOST_SDS = 3.0  # a gap counts as if it were no further off than this
+_VARIANCE_LEFT = chi2.cdf(MOST_SDS**2, 3) + MOST_SDS**2 * chi2.sf(MOST_SDS**2, 1)
 """Variance of a standard normal number that is cut off there: E min(z², c²)."""
 _DIGITS = 4
 _NORMAL_MAD = 1.4826  # SD of normal numbers, in their median absolute deviations
@@ -99,6 +99,18 @@ def z_of(norms: Norms, standardised: np.ndarray) -> np.ndarray:
     return standardised if norms.shape is None else reshaped(norms.shape, standardised)
 
 
+def standardised_controls(norms: Norms) -> np.ndarray:
+    """The controls' own gaps less the mean, over the spread, ascending: those that `z_of` makes their z of.
+
+    Their SD is more than 1 where tails are long, for the spread is that of gaps cut off at 3 of it.
+    """
+    z, shape = np.array(norms.z), norms.shape
+    if shape is None:
+        return z
+    u: np.ndarray = shape.location + shape.scale * np.sinh((np.arcsinh(z) + shape.skew) / shape.tail)
+    return u
+
+
 def outside(norms: Norms, age: np.ndarray) -> np.ndarray:
     """Which ages are beyond all controls', or have fewer than 20 controls near; false where unknown."""
     beyond: np.ndarray = (age < norms.age_min) | (age > norms.age_max)
@@ -139,9 +151,9 @@ def _fit(people: Predicted) -> tuple[Curve, Curve]:
     b = least_squares(X, gap)
     sd = np.full(len(people), max(_NORMAL_MAD * float(np.median(np.abs(gap - X @ b))), _LEAST_SD))
     for _ in range(_ROUNDS):
-        near = X @ b + np.clip(gap - X @ b, -_MOST_SDS * sd, _MOST_SDS * sd)
+        near = X @ b + np.clip(gap - X @ b, -MOST_SDS * sd, MOST_SDS * sd)
         b = least_squares(X, near, sd**-2)
-        residual = np.clip(gap - X @ b, -_MOST_SDS * sd, _MOST_SDS * sd)
+        residual = np.clip(gap - X @ b, -MOST_SDS * sd, MOST_SDS * sd)
         g = log_mean(S, np.abs(residual))
         # From mean absolute to standard deviation: normal gaps have z of variance 1, cut off or not.
         g[0] += 0.5 * np.log(np.mean((residual * np.exp(-(S @ g))) ** 2) / _VARIANCE_LEFT)

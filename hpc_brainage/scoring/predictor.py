@@ -22,7 +22,7 @@ from hpc_brainage.scoring.flags import join_flags
 from hpc_brainage.scoring.interpretation import interpret, of_a_rare_age, outside_norms
 from hpc_brainage.scoring.members import ask_members
 from hpc_brainage.scoring.reading import read_ahead
-from hpc_brainage.scoring.table import SCHEMA
+from hpc_brainage.scoring.table import SCHEMA, cohort_names
 from hpc_brainage.store.reader import Store
 
 FEATURE_ROWS_AT_ONCE = 1024  # as much as a shard of a connectome; the next is read meanwhile
@@ -185,7 +185,7 @@ class Predictor:
         table = bias.correct_table(table, info.bias)
         table["flags"] = self._flags(table, found, scans)
         extras = scans.drop(columns=list(SCAN_COLUMNS))
-        extras = extras.rename(columns={c: f"cohort_{c}" for c in extras.columns if c in SCHEMA})
+        extras = extras.rename(columns=cohort_names(list(extras.columns)))
         return pd.concat([table[list(SCHEMA)], extras], axis=1)
 
     def _flags(self, table: pd.DataFrame, found: _SoFar, scans: pd.DataFrame) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,20 @@ import pandas as pd
 from hpc_brainage.errors import ScoringError
 from hpc_brainage.files import read_json
 from hpc_brainage.scans import SCAN_COLUMNS, scan_names
+from hpc_brainage.scoring.table import COLUMNS, without_escape
 
 _SUFFIXES = (".parquet", ".tsv", ".json")
-_VERSIONS = (1, 2, 3)
+_EARLIER = (1, 2)
+_VERSIONS = (*_EARLIER, 3)
 _EARLIER_NAMES = {"held_out": "in_training"}  # up to version 2
 _NEEDED = (
     *SCAN_COLUMNS, "status", "reason", "brain_age", "bag", "flags", "model", "model_sha256", "store_sha256",
 )  # fmt: skip
-_TEXTS = (
-    *(name for name in SCAN_COLUMNS if name != "age"),
-    "status", "reason", "flags", "model", "model_sha256", "store_sha256", "software",
-)  # fmt: skip
 _OF_CONTRIBUTIONS = ("role", "feature", "group", "mean_contribution_years", "n")
-_ESCAPED = tuple(f"'{start}" for start in ("=", "+", "-", "@", "\t", "\r"))
+_DTYPES = {"text": "str", "truth": "boolean"}  # a number is whole or not, as it stands
+_KINDS_OF_CONTRIBUTIONS = {
+    "mean_contribution_years": "number", "mean_absolute_contribution_years": "number", "n": "number"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,20 @@ def read_scores(path: Path) -> SavedScores:
             "there is no score table", where=out, expected=" or ".join(one.name for one in files),
             hint="brainage score STORE --out OUT",
         )  # fmt: skip
+    sidecar = out.with_name(f"{out.name}.json")
+    kinds_of = _kinds(sidecar)
     try:
-        table = pd.read_parquet(file) if file.suffix == ".parquet" else _unescaped(_read_tsv(file, _TEXTS))
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else _read_tsv(file, kinds_of)
     except (OSError, ValueError) as problem:
         raise ScoringError(f"the score table cannot be read ({problem})", where=file) from None
     if lacking := [name for name in _NEEDED if name not in table]:
+        if (version := _content(sidecar).get("schema_version")) in _EARLIER:
+            raise ScoringError(
+                f"this is a score table of an early version {version}, which lacks what is read today",
+                where=file,
+                expected=f"also the columns {', '.join(lacking)}",
+                hint="score the store again",
+            )
         raise ScoringError(
             "this is not a score table", where=file, expected=f"also the columns {', '.join(lacking)}"
         )
@@ -106,8 +117,8 @@ def read_scores(path: Path) -> SavedScores:
             where=f"{file}: {', '.join(twice.head(3))}",
             expected="one row for each scan",
         )
-    about = _sidecar(out.with_name(f"{out.name}.json"), len(table))
-    if about["schema_version"] < 3:
+    about = _sidecar(sidecar, len(table))
+    if about["schema_version"] in _EARLIER:
         table = table.rename(columns=_EARLIER_NAMES)
     return SavedScores(out.name, table, about)
 
@@ -123,7 +134,7 @@ def read_contributions(out: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        table = _unescaped(_read_tsv(path, ("role", "feature", "group")))
+        table = _read_tsv(path, _KINDS_OF_CONTRIBUTIONS)
     except ValueError as problem:
         raise ScoringError(f"the contributions cannot be read ({problem})", where=path) from None
     if missing := [name for name in _OF_CONTRIBUTIONS if name not in table]:
@@ -139,8 +150,7 @@ def _sidecar(path: Path, scans: int) -> dict[str, Any]:
             where=path,
             expected="OUT.json beside OUT.parquet, as `brainage score` writes them",
         )
-    found = read_json(path, ScoringError)
-    about: dict[str, Any] = found if isinstance(found, dict) else {}
+    about = _content(path)
     if (version := about.get("schema_version")) not in _VERSIONS:
         raise ScoringError(
             f"a score table of version {version!r}",
@@ -158,21 +168,36 @@ def _sidecar(path: Path, scans: int) -> dict[str, Any]:
     return about
 
 
-def _read_tsv(file: Path, texts: tuple[str, ...]) -> pd.DataFrame:
-    """A table in which an empty cell is an empty text in the columns of `texts`, and else unknown."""
+def _content(path: Path) -> dict[str, Any]:
+    """What a sidecar says; nothing where there is none."""
+    found = read_json(path, ScoringError) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kinds(sidecar: Path) -> dict[str, str]:
+    """What each column holds, also those of the cohort, of which only the sidecar knows it."""
+    about = _content(sidecar)
+    kinds: dict[str, str] = {name: column.kind for name, column in COLUMNS.items()}
+    if about.get("schema_version") in _EARLIER:
+        kinds |= {earlier: kinds[name] for earlier, name in _EARLIER_NAMES.items()}
+    said = about.get("column_kinds")
+    return kinds | (said if isinstance(said, dict) else {})
+
+
+def _read_tsv(file: Path, kinds: Mapping[str, str]) -> pd.DataFrame:
+    """The table of a TSV; a column of which no kind is known stays the text that stands there."""
     header = pd.read_csv(file, sep="\t", nrows=0).columns
-    empty = {name: [""] for name in header if name not in texts}
-    return pd.read_csv(
-        file, sep="\t", dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=empty
+    of = {name: kinds.get(name, "text") for name in header}
+    table = pd.read_csv(
+        file,
+        sep="\t",
+        dtype={name: _DTYPES[kind] for name, kind in of.items() if kind in _DTYPES},
+        keep_default_na=False,
+        na_values={name: [""] for name, kind in of.items() if kind != "text"},
     )
-
-
-def _unescaped(table: pd.DataFrame) -> pd.DataFrame:
-    """Texts as they were before they were made safe for spreadsheets."""
-    for name in table.columns:
-        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool:
-            table[name] = [
-                cell[1:] if isinstance(cell, str) and cell.startswith(_ESCAPED) else cell
-                for cell in table[name]
-            ]
+    for name, kind in of.items():
+        if kind == "text":
+            table[name] = table[name].map(without_escape)
+        elif kind == "truth" and table[name].notna().all():
+            table[name] = table[name].astype(bool)
     return table

@@ -10,6 +10,9 @@ add is taken to vary around zero with variance τ², and an estimate is shrunk a
 The scale is treated alike, as the logarithm of the SD of e against what the model's held-out training
 people have, whose sampling variance is 1 / (2 (n_s - 1)). A gap becomes (gap - offset_s) / scale_s, in a
 column of its own.
+
+The gap here is the one around the bias line. Where the model's norms speak of the person and of 20 of the
+site's controls, `site_uncertainty` puts the gap around the norms in its place.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ from hpc_brainage.model.bundle import BiasLine
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.bias import Method, correct_table, line_names
 from hpc_brainage.scoring.saved import SavedScores
-from hpc_brainage.scoring.table import SITE_COLUMNS
 
 FEWEST_CONTROLS = 20
+BY_LINE = " around the bias line"
+"""What a row's `site_calibration` says of the gap that was calibrated."""
 _SHOWN = 3
+_ROUNDS = 30
 _SAME_YEARS = 1e-4
 """The same scan gets the same age, but for the order of sums in single precision."""
 
@@ -40,7 +45,7 @@ class SiteShift:
     Attributes
     ----------
     controls : local controls that it was estimated from.
-    offset : years, shrunk; `raw_offset` is their mean.
+    offset : years, shrunk; `raw_offset` is their mean, of gaps cut off where that was asked for.
     scale : ratio of SDs, shrunk; 1 where there is nothing to compare with.
     """
 
@@ -94,7 +99,9 @@ def check_controls(
         )
 
 
-def site_shifts(gap_N: np.ndarray, site_N: np.ndarray, spread_N: np.ndarray) -> dict[str, SiteShift]:
+def site_shifts(
+    gap_N: np.ndarray, site_N: np.ndarray, spread_N: np.ndarray, *, most_sds: float = np.inf
+) -> dict[str, SiteShift]:
     """Offset and scale of each site with at least 20 people, shrunk.
 
     Parameters
@@ -102,17 +109,20 @@ def site_shifts(gap_N: np.ndarray, site_N: np.ndarray, spread_N: np.ndarray) -> 
     gap_N : gaps of controls without their trend in age, years, no NaN; one for each person.
     site_N : their sites; people of an unknown site ("") count nowhere.
     spread_N : the SD that such gaps have among the model's held-out training people, years; NaN if unknown.
+        It has to be cut off alike.
+    most_sds : a gap counts as if it were no further from the site's offset than this many of its SDs.
     """
     own = {str(name): site_N == name for name in sorted(set(site_N) - {""})}
     own = {name: rows for name, rows in own.items() if rows.sum() >= FEWEST_CONTROLS}
     if not own:
         return {}
     count = np.array([rows.sum() for rows in own.values()])
-    mean = np.array([gap_N[rows].mean() for rows in own.values()])
-    noise = np.array([gap_N[rows].var(ddof=1) for rows in own.values()]) / count
+    found = [middle_and_scale(gap_N[rows], spread_N[rows], most_sds) for rows in own.values()]
+    mean, variance, scales = (np.array(each) for each in zip(*found, strict=True))
+    noise = variance / count
     offset = mean * _kept(mean, noise)
     with np.errstate(divide="ignore"):
-        ratio = np.array([np.log((gap_N[rows] / spread_N[rows]).std(ddof=1)) for rows in own.values()])
+        ratio = np.log(scales)
     known = np.isfinite(ratio)
     log_scale = np.zeros(len(own))
     if known.any():
@@ -123,12 +133,32 @@ def site_shifts(gap_N: np.ndarray, site_N: np.ndarray, spread_N: np.ndarray) -> 
     }
 
 
+def middle_and_scale(
+    gap_N: np.ndarray, spread_N: np.ndarray, most_sds: float = np.inf
+) -> tuple[float, float, float]:
+    """Mean and variance of gaps, years, and their SD over `spread_N`, of gaps cut off as in `site_shifts`.
+
+    Cut off, they are those of Huber (1964, proposal 2), but for a factor that cancels against a spread that
+    was cut off alike.
+    """
+    if np.isinf(most_sds):
+        return float(gap_N.mean()), float(gap_N.var(ddof=1)), float((gap_N / spread_N).std(ddof=1))
+    middle = float(np.median(gap_N))
+    scale = float(np.sqrt(np.mean(((gap_N - middle) / spread_N) ** 2)))
+    for _ in range(_ROUNDS):
+        most = most_sds * scale * spread_N
+        cut = middle + np.clip(gap_N - middle, -most, most)
+        middle = float(cut.mean())
+        scale = float(np.sqrt(np.sum(((cut - middle) / spread_N) ** 2) / (len(cut) - 1)))
+    return middle, float(cut.var(ddof=1)), scale
+
+
 def calibrate_sites(
     table: pd.DataFrame, local: SavedScores, lines: Mapping[str, BiasLine], method: Method
 ) -> Calibrated:
     """Add `site_calibration`, `site_offset`, `site_scale` and `bag_site_calibrated` to a score table.
 
-    Columns of the cohort that are called so become `cohort_NAME`.
+    All are of the gap around the bias line.
 
     Only sites that the model has not seen are calibrated. The gap is `bag_corrected`, or `bag` where there
     is no correction; that of the controls is corrected by the same lines and in the same way.
@@ -163,19 +193,10 @@ def calibrate_sites(
         said.append("" if status != "scored" else _said(name, bool(seen), shift, counts))
         offset.append(np.nan if shift is None else shift.offset)
         scale.append(np.nan if shift is None else shift.scale)
-    table = table.rename(columns={c: f"cohort_{c}" for c in SITE_COLUMNS if c in table})
     calibrated = table.assign(site_calibration=said, site_offset=offset, site_scale=scale)
     without_offset = _gap(calibrated) - calibrated["site_offset"]
     calibrated["bag_site_calibrated"] = without_offset / calibrated["site_scale"]
-    used = [name for name in shifts if (calibrated["site_offset"].notna() & (table["site"] == name)).any()]
-    notes += [
-        f"site {name}: {shifts[name].offset:+.2f} y taken out (mean of {shifts[name].controls} controls"
-        f" {shifts[name].raw_offset:+.2f} y), spread times {shifts[name].scale:.2f}"
-        for name in used[:_SHOWN]
-    ]
-    if len(used) > _SHOWN:
-        notes.append(f"{len(used) - _SHOWN} more sites are calibrated: see site_calibration in the sidecar")
-    if not used:
+    if calibrated["site_offset"].isna().all():
         notes.append(f"no site is calibrated: {'; '.join(sorted(set(said) - {''}))}")
     notes += _ages_beyond(calibrated, controls)
     return Calibrated(calibrated, controls, shifts, tuple(notes))
@@ -232,7 +253,7 @@ def _spread(controls: pd.DataFrame, lines: Mapping[str, BiasLine], method: Metho
 
 def _said(site: str, seen: bool, shift: SiteShift | None, counts: Mapping[str, int]) -> str:
     if shift is not None:
-        return f"{shift.controls} local controls"
+        return f"{shift.controls} local controls{BY_LINE}"
     if seen:
         return "none: the model knows the site"
     if not site:

@@ -26,7 +26,7 @@ from hpc_brainage.scoring.interpretation import available
 from hpc_brainage.scoring.quality import judge_quality
 from hpc_brainage.scoring.saved import SavedScores
 from hpc_brainage.scoring.site_calibration import calibrate_sites, check_controls
-from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty
+from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty, notes_on_sites
 from hpc_brainage.scoring.table import SCHEMA, SITE_COLUMNS
 
 
@@ -105,13 +105,15 @@ class WholeTable:
             found = calibrate_sites(table, self.local_controls, lines, self.bias)
             table = found.table
             notes += found.notes
-            about["site_calibration"] = {
-                "controls": self.local_controls.name,
-                "sites": {name: asdict(shift) for name, shift in found.shifts.items()},
-            }
+            norms: dict[str, SiteNorms] = {}
             if info.calibration is not None:
                 table, norms = calibrate_uncertainty(table, found.controls, info.calibration)
-                about["site_calibration"]["norms"] = {name: _plain(one) for name, one in norms.items()}
+            notes += notes_on_sites(table, found.shifts, norms)
+            about["site_calibration"] = {
+                "controls": self.local_controls.name,
+                "around_norms": {name: _plain(one) for name, one in norms.items()},
+                "around_bias_line": {name: asdict(shift) for name, shift in found.shifts.items()},
+            }
         quality = judge_quality(table)
         table = table.assign(qc_status=quality.status, qc_reasons=quality.reasons)
         flags = {"qc_flag": table["qc_status"] == "flag", "qc_fail": table["qc_status"] == "fail"}
@@ -166,7 +168,10 @@ class WholeTable:
 
 
 def _plain(one: SiteNorms) -> dict[str, Any]:
-    return asdict(one.shift) | {"widening": one.widening if np.isfinite(one.widening) else None}
+    return asdict(one.shift) | {
+        "of_modalities": one.of_modalities,
+        "widening": one.widening if np.isfinite(one.widening) else None,
+    }
 
 
 def _correlation(gap: pd.Series, age: pd.Series) -> float | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from cli.commands import Answer, Brainage, type_command
-from scored_tables import score_table, written
+from scored_tables import score_table, sidecar, written
+
+from hpc_brainage.scoring.table import write_table
 
 
 def test_a_store_is_scored_and_reported_on(trained: tuple[Path, Answer]) -> None:
@@ -29,6 +32,14 @@ def test_the_page_goes_where_it_is_asked_for_and_says_the_verdict(
     assert "can this model's brain ages be used in this cohort: yes" in said.text
     assert "Differences by sex" in (tmp_path / "pages" / "one.html").read_text()
     assert not (tmp_path / "scores.html").exists()
+
+
+def test_a_tsv_without_bias_correction_is_reported_on(brainage: Brainage, tmp_path: Path) -> None:
+    table = score_table(60).assign(bias_method="none", bias_fit="", bag_corrected=np.nan)
+    write_table(table, tmp_path / "plain", sidecar(table))
+    said = brainage("report", "plain.tsv")
+    assert said.code == 0
+    assert "No line was taken out of the gap" in (tmp_path / "plain.html").read_text()
 
 
 def test_bad_input_ends_in_a_sentence(brainage: Brainage, tmp_path: Path) -> None:

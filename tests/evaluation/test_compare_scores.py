@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_two_sessions_by_one_model_are_repeated_scans() -> None:
     assert row["smallest_detectable_change"] == pytest.approx(1.96 * np.sqrt(2) * row["sem"])
     assert found.errors == {}
     assert not found.left_out
+
+
+def test_calibrated_z_is_as_repeatable_as_the_gap_that_it_is_of() -> None:
+    pair = [scores(200), scores(200, seed=1, session="2", name="b")]
+    first, second = (
+        replace(one, table=one.table.assign(bag_z_site_calibrated=one.table["bag"] / 5)) for one in pair
+    )
+    rows = compare_scores(first, second).measures.set_index("measure")
+    assert rows.loc["bag_z_site_calibrated", "sem"] == pytest.approx(rows.loc["bag", "sem"] / 5)
 
 
 def test_the_same_scans_by_two_models_are_compared_as_models() -> None:

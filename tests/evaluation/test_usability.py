@@ -31,7 +31,7 @@ def test_a_good_model_in_a_new_cohort_can_be_used() -> None:
     verdict, checks = judged(with_uncertainty(score_table(400)))
     assert checks == dict.fromkeys(checks, "yes")
     assert verdict == "yes"
-    assert len(checks) == 12
+    assert len(checks) == 13
 
 
 def test_people_without_a_diagnosis_are_those_whose_age_is_judged() -> None:
@@ -209,6 +209,28 @@ def test_each_circumstance_is_judged(column: str, value: object, check: str, jud
     assert verdict == judgement
 
 
+def test_a_site_that_is_not_given_is_no_site() -> None:
+    question = "Did the training know these sites?"
+    table = score_table(100).assign(site_seen=False)
+    assert found_in(table, question)[1] == "100 of 100 scans from sites that it did not know (4 sites)"
+    nowhere = table.assign(site="")
+    assert found_in(nowhere, question) == ("care", "their site is not given, so nobody can tell")
+    some = table.assign(site=["here"] * 60 + [""] * 40)
+    assert found_in(some, question)[1] == (
+        "60 of 100 scans from sites that it did not know (1 site); the site of 40 of 100 scans is not given"
+    )
+    known = some.assign(site_seen=some["site"] == "here")
+    assert found_in(known, question)[1] == "the site of 40 of 100 scans is not given"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("flags", "model_no_better_than_mean"), ("bias_fit", "in_cohort"), ("sex", "F")]
+)
+def test_a_finding_does_not_say_the_judgement_again(column: str, value: str) -> None:
+    said = findings(score_table(100).assign(**{column: value})).tables["checks"]["finding"]
+    assert not said.str.match("(yes|care|no|open)[:,]").any()
+
+
 def test_many_who_were_not_scored_ask_for_care_and_nobody_scored_is_no() -> None:
     table = score_table(100)
     assert judged(not_scored(table, list(range(5))))[1]["Was everybody scored?"] == "yes"
@@ -271,3 +293,86 @@ def test_intervals_that_were_calibrated_at_their_sites_have_a_row_of_their_own()
     assert held.loc[judged, "coverage"] < 0.1
     assert held.loc[own, "n"] < held.loc[judged, "n"]
     assert not findings(table).tables["coverage"]["people"].str.contains("calibrated").any()
+
+
+def with_norms(table: pd.DataFrame, z: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """The table with z, and p as their rank among n normal controls."""
+    norms = np.sort(np.random.default_rng(seed).normal(size=n))
+    at_least = n - np.searchsorted(norms, z)
+    return table.assign(bag_z=z, p_accelerated=(1 + at_least) / (n + 1), bag_centile=100 * norm.cdf(z))
+
+
+NORMS = {"uniformity": {"smri": {"n": 221, "ks": 0.04, "p": 0.8, "skew": 0.1}}}
+EVEN, AGE = "Are p and z even among these people?", "Is age out of z and p?"
+
+
+def test_the_figure_shows_what_the_check_says() -> None:
+    table = score_table(159).assign(diagnosis="control")
+    z = np.random.default_rng(3).normal(0.3, 1, 159)
+    often = pd.concat([with_norms(table, z, 221, 4)] * 2, ignore_index=True)
+    found = findings(often, calibration=NORMS)
+    finding = str(found.tables["checks"].set_index("check").loc[EVEN, "finding"])
+    assert (
+        f"from even {found.numbers['centile_distance']:.2f}, p {found.numbers['centile_p']:.3f}" in finding
+    )
+    assert found.tables["centiles"]["n"].sum() == 159
+
+
+def test_z_that_goes_with_age_is_seen_and_said_in_words() -> None:
+    table = with_uncertainty(score_table(300)).assign(diagnosis="control")
+    assert found_in(table, AGE, calibration=NORMS)[0] == "yes"
+    trend = 0.4 * (45 - table["age"]) / 20 + table["bag_z"]
+    judgement, finding = found_in(with_norms(table, trend.to_numpy(), 221, 0), AGE, calibration=NORMS)
+    assert judgement == "care"
+    assert "partly say how old somebody is" in finding
+    assert "age² as covariates" in finding
+
+
+def controls_alone(people: int = 300) -> pd.DataFrame:
+    return with_uncertainty(score_table(2 * people, seed=1)).query("diagnosis == 'control'").head(people)
+
+
+def test_people_of_one_set_of_modalities_who_are_off_are_seen() -> None:
+    table = controls_alone(250)
+    table["has_fmri"] = np.arange(250) >= 15
+    z = table["bag_z"].to_numpy() + np.where(table["has_fmri"], 0, 1.6)
+    both = {"uniformity": {name: {"n": 221} for name in ("smri", "smri+fmri")}}
+    assert (
+        found_in(with_norms(table, table["bag_z"].to_numpy(), 221, 1), EVEN, calibration=both)[0] == "yes"
+    )
+    judgement, finding = found_in(with_norms(table, z, 221, 1), EVEN, calibration=both)
+    assert judgement == "care"
+    assert "Uneven among the 15 people with smri only" in finding
+
+
+def test_calibrated_z_and_p_are_the_ones_judged() -> None:
+    table = controls_alone(250)
+    off = table.assign(
+        bag_z=table["bag_z"] + 1,
+        p_accelerated=norm.sf(table["bag_z"] + 1),
+        bag_z_site_calibrated=table["bag_z"].where(table["site"] != "site 0"),
+        p_accelerated_site_calibrated=table["p_accelerated"].where(table["site"] != "site 0"),
+    )
+    judgement, finding = found_in(off, EVEN)
+    assert judgement == "yes"
+    assert "p_accelerated_site_calibrated is below" in finding
+    calibrated = int(off["bag_z_site_calibrated"].notna().sum())
+    assert f"of {calibrated} people" in finding
+    assert findings(off).numbers["calibrated_people"] == calibrated < 250
+    few = off.assign(p_accelerated_site_calibrated=np.nan)
+    assert found_in(few, EVEN)[0] == "care"
+    assert findings(few).numbers["calibrated_people"] is None
+
+
+@pytest.mark.parametrize("group", ["diagnosis", None])
+def test_a_table_of_patients_alone_is_no_table_of_healthy_people(group: str | None) -> None:
+    question = "Are there people without a diagnosis?"
+    table = with_uncertainty(score_table(100)).assign(diagnosis="ASD")
+    found = score_findings(table, sidecar(table, bias=BIAS), group)
+    assert found.judged == "ASD"
+    assert set(found.tables["accuracy"]["people"]) == {"ASD"}
+    check = found.tables["checks"].set_index("check").loc[question]
+    assert check["judgement"] == "care"
+    assert "no accuracy, and no coverage, of healthy people" in check["finding"]
+    assert question not in judged(table.assign(diagnosis="TC"))[1]
+    assert findings(table.assign(diagnosis="")).judged == "everyone"

@@ -158,16 +158,22 @@ def test_without_a_correction_there_are_no_columns_of_it() -> None:
 
 def test_what_site_calibration_did_not_touch_is_said() -> None:
     table = with_uncertainty(score_table(60))
-    said = "all that this page says of z, centile and p, are of the gap before it"
+    said = "differences on this page are of the gap and z before it"
     assert said not in outline(report_on(table)).text
     calibrated = sidecar(table) | {"site_calibration": {"controls": "ctl", "sites": {}}}
-    assert said in outline(report_on(table, calibrated)).text
+    page = outline(report_on(table, calibrated)).text
+    assert said in page
+    assert "too few people have calibrated z and p to judge them" in page
+    both = {f"{name}_site_calibrated": table[name] for name in ("bag_z", "p_accelerated")}
+    judged = outline(report_on(table.assign(diagnosis="control", **both), calibrated)).text
+    assert "is judged of the calibrated ones (60 people)" in judged
+    assert "Where the site-calibrated gap of each person lies" in judged
 
 
 def test_the_p_of_the_centiles_stands_beside_their_distance() -> None:
     table = with_uncertainty(score_table(300))
-    page = outline(report_on(table.assign(bag_centile=table["bag_centile"] / 2)))
-    assert re.search(r"Largest distance from even \(Kolmogorov-Smirnov\): 0\.\d\d, p <?0", page.text)
+    page = outline(report_on(table.assign(p_accelerated=table["p_accelerated"] / 2)))
+    assert re.search(r"Largest distance from even \(Kolmogorov-Smirnov\): 0\.\d\d, p <0\.001", page.text)
 
 
 def test_one_scan_is_one_scan() -> None:
@@ -189,7 +195,7 @@ def test_a_first_version_table_leaves_sections_out_with_a_sentence() -> None:
     page = outline(report_on(table, sidecar(table) | {"schema_version": 1}))
     for sentence in (
         "has no intervals",
-        "no centiles of the gap",
+        "no p and z of twenty people",
         "no figures of image quality",
         "were not computed for this table",
         "neither the model's card nor its evidence",

@@ -263,9 +263,15 @@ def test_a_cohort_column_that_is_called_like_a_score_is_kept_beside_it(
 ) -> None:
     model, _ = trained
     cohort = planted_cohort(20, seed=11)
-    named = replace(cohort, scans=cohort.scans.assign(bag=np.arange(20.0)), name="named")
+    named = replace(
+        cohort,
+        scans=cohort.scans.assign(bag=np.arange(20.0), reason="tired", cohort_reason="paid"),
+        name="named",
+    )
     table = table_of(convert(named, tmp_path / "named.zarr").store_path, model)
     assert table["cohort_bag"].tolist() == list(range(20))
+    assert set(table["cohort_reason"]) == {"paid"}
+    assert set(table["cohort_reason_2"]) == {"tired"}
     assert (table["bag"] - (table["brain_age"] - table["age"])).abs().max() < 1e-9
 
 

@@ -13,6 +13,7 @@ from hpc_brainage.model.bundle import BiasLine
 from hpc_brainage.scoring.bias import correct_table
 from hpc_brainage.scoring.saved import SavedScores
 from hpc_brainage.scoring.site_calibration import calibrate_sites, check_controls, site_shifts
+from hpc_brainage.scoring.site_uncertainty import notes_on_sites
 
 LINE = {"everyone": BiasLine(intercept=20.0, slope=0.6, n=500, r=-0.6, residual_sd=5.0)}
 
@@ -46,15 +47,17 @@ def calibrated(sites: dict[str, tuple[int, float, float]], controls: SavedScores
 def test_planted_offsets_are_recovered_from_many_controls() -> None:
     planted = {"A": (400, 4.0, 1.0), "B": (400, -3.0, 1.0), "C": (400, 0.5, 1.0)}
     found = calibrate_sites(correct_table(scored(planted), LINE), local(planted), LINE, "beheshti")
-    assert found.notes[0].startswith("site A: +")
-    assert "mean of 400 controls" in found.notes[0]
+    notes = notes_on_sites(found.table, found.shifts, {})
+    assert notes[0].startswith("site A: +")
+    assert notes[0].endswith("from 400 local controls around the bias line")
+    assert len(notes) == 3
     for site, (_, offset, _) in planted.items():
         assert found.shifts[site].offset == pytest.approx(offset, abs=0.7)
         assert found.shifts[site].scale == pytest.approx(1.0, abs=0.1)
         rows = found.table["site"] == site
         assert abs(found.table["bag_site_calibrated"][rows].mean()) < 1.0
         assert found.table["bag_corrected"][rows].mean() == pytest.approx(offset, abs=0.8)
-    assert set(found.table["site_calibration"]) == {"400 local controls"}
+    assert set(found.table["site_calibration"]) == {"400 local controls around the bias line"}
 
 
 def test_a_planted_scale_is_recovered_from_many_controls() -> None:
@@ -120,7 +123,7 @@ def test_too_few_controls_a_known_site_and_an_unknown_one_are_left_as_they_are()
     assert said["few"] == "none: 19 local controls, 20 are needed"
     assert said["seen"] == "none: the model knows the site"
     assert said[""] == "none: the site is unknown"
-    assert said["many"] == "50 local controls"
+    assert said["many"] == "50 local controls around the bias line"
     assert found["site_calibration"][94] == ""
     rows = found["bag_site_calibrated"].notna()
     assert set(found["site"][rows]) == {"many"}
