@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -93,19 +92,25 @@ def sha256_of(content: Any) -> str:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory so that a reader never meets half of it: rename first, then delete."""
+    """Remove a directory so that a reader never meets half of it: rename first, then delete.
+
+    Nothing is made for that, since a disk that is full has no room for it.
+    """
     while path.exists():
-        doomed = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-        with suppress(FileNotFoundError):  # somebody else has removed the one or swept the other
-            os.replace(path, doomed / path.name)
+        doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+        with suppress(FileNotFoundError):  # somebody else has removed it
+            os.replace(path, doomed)
         _remove(doomed)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also while somebody else does."""
+    """Remove a folder, also while somebody else does; of a link the link, and not what it points at."""
     while folder.exists():
         with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
 
 
 def sweep(path: Path) -> None:

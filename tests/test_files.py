@@ -196,6 +196,20 @@ def test_a_removed_folder_is_gone_and_nothing_beside_it_changes(tmp_path: Path) 
     assert names_in(tmp_path) == ["neighbour"]
 
 
+def test_a_folder_is_removed_where_nothing_can_be_made_for_lack_of_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    (folder / "tensors").write_text("x")
+    monkeypatch.setattr(os, "mkdir", full)
+    remove_tree(folder)
+    assert names_in(tmp_path) == []
+
+
 def test_a_removal_that_is_cut_off_leaves_no_half_folder_under_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

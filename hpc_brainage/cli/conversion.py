@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
+from hpc_brainage.cluster.resources import NO_FLAGS, Flags
 from hpc_brainage.errors import ExitCode, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Way:
     ----------
     step : "all" of it, or only "init", "part" or "finalise".
     share : of a part: which, of how many.
-    cluster, jobs : whom to submit all of it to, and as how many jobs.
+    cluster, jobs, flags : whom to submit all of it to, as how many jobs, and what each asks for.
     """
 
     compression: Compression
@@ -40,6 +41,7 @@ class Way:
     share: tuple[int, int] = (1, 1)
     cluster: str | None = None
     jobs: int | None = None
+    flags: Flags = NO_FLAGS
 
     @classmethod
     def of(
@@ -54,6 +56,7 @@ class Way:
         finalise: bool,
         cluster: str | None,
         jobs: int | None,
+        flags: Flags,
     ) -> Way:
         """From the words of the command line.
 
@@ -91,6 +94,8 @@ class Way:
             raise UsageError(
                 "jobs of what cluster?", where=f"--jobs {jobs}", expected="--cluster slurm as well"
             )
+        if cluster is None:
+            flags.refuse_without_jobs()
         share = (1, 1) if part is None else _share(part)
         return cls(
             cast("Compression", compression or "lz4"),
@@ -101,6 +106,7 @@ class Way:
             share,
             cluster,
             jobs,
+            flags,
         )
 
 
@@ -115,7 +121,7 @@ def carry_out(plan: Recipe, store: str | None, way: Way, context: typer.Context)
     if way.cluster is not None:
         from hpc_brainage.cli.submission import site
 
-        resources = site(way.cluster)
+        resources = site(way.cluster, way.flags)
     cohort = plan.open()
     destination = place_at(store or plan.output or f"{cohort.name}.zarr")
     say(f"{cohort.name}: {len(cohort)} scans -> {destination.label}")

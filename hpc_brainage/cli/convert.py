@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpc_brainage.cli.job_flags import Account, Partition, Qos, Time
 from hpc_brainage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,6 +180,10 @@ def convert(
         int | None,
         typer.Option(min=1, help="Jobs that are submitted; by default up to 32.", rich_help_panel=_SHARED),
     ] = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    time: Time = None,
 ) -> None:
     """Convert a cohort into a chunked, verified Zarr store.
 
@@ -188,6 +193,7 @@ def convert(
     work.
     """
     from hpc_brainage.cli.conversion import Way, carry_out
+    from hpc_brainage.cluster.resources import Flags
     from hpc_brainage.cohorts.reading import Reading
     from hpc_brainage.cohorts.recipe import Recipe, read_recipe
     from hpc_brainage.cohorts.sources import parse_added
@@ -195,6 +201,7 @@ def convert(
     way = Way.of(
         compression=compression, workers=workers, overwrite=overwrite, append=append,
         init=init, part=part, finalise=finalise, cluster=cluster, jobs=jobs,
+        flags=Flags(partition, account, qos, time),
     )  # fmt: skip
     columns = {
         "id": id, "session": session, "run": run, "age": age, "sex": sex,

@@ -151,7 +151,7 @@ def why_it_failed(run: Path, job: str, state: JobState | None) -> TrainingError 
             "the job was cancelled", where=f"job {job}", hint=f"brainage resume {run} goes on"
         )
     how = f"the job ended as {state.state}" if state else "the processes ended"
-    start = newest_start(run)
+    start = newest_start(run, job)
     failures = start.failures() if start else []
     if failures:
         first = failures[0]

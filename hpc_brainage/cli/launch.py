@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hpc_brainage.cluster.resources import SLURM, Resources, read_resources
+from hpc_brainage.cluster.resources import SLURM, Flags, Resources, read_resources
 from hpc_brainage.errors import EnvironmentLacks, ExitCode, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 AUTO, LOCAL = "auto", "local"
 
 
-def choose(cluster: str, nodes: int, gpus_per_node: int | None) -> tuple[str, Resources]:
+def choose(cluster: str, nodes: int, gpus_per_node: int | None, flags: Flags) -> tuple[str, Resources]:
     """Where to train, "here", "local" or "slurm", and with what; nothing is done yet.
 
     Raises
     ------
     EnvironmentLacks : SLURM is needed and not there.
-    UsageError : the site's TOML is wrong, or the cluster does not have what is asked for.
+    UsageError : the site's TOML or a flag is wrong, the cluster does not have what is asked for, or flags
+        are for jobs and there is to be none.
     """
     from hpc_brainage.cluster.fits import check_fits
     from hpc_brainage.cluster.slurm import read_partitions, require_slurm
@@ -36,8 +37,10 @@ def choose(cluster: str, nodes: int, gpus_per_node: int | None) -> tuple[str, Re
         asked = resources.train.model_copy(update={"gpus_per_node": gpus_per_node, "tasks_per_node": None})
         resources = resources.model_copy(update={"train": asked})
     if cluster == LOCAL or (cluster == AUTO and not several):
+        flags.refuse_without_jobs()
         processes = nodes * resources.train.processes_per_node
         return ("here" if processes == 1 else LOCAL), resources
+    resources = flags.over(resources)
     there = read_partitions()
     if cluster == AUTO and not there:
         asked_for = f"--nodes {nodes}" if nodes > 1 else f"--gpus-per-node {gpus_per_node}"

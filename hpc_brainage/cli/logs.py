@@ -27,13 +27,14 @@ def logs(
 
     run_at(run)
     folder = run / LOGS
-    start = newest_start(run)
+    job = job_of(run)
+    number = job.id if job is not None and job.id is not None else ""
+    start = newest_start(run, number)
     failures = start.failures() if start else []
     shown = rank if rank is not None else failures[0].rank if failures else 0
     log = folder / f"rank-{shown}.log"
     if not log.is_file():
-        job = job_of(run)
-        log = folder / f"job-{job.id if job else None}.log"
+        log = folder / f"job-{number}.log"
     if not log.is_file() or (rank is not None and log.name != f"rank-{rank}.log"):
         there = sorted(path.name for path in folder.glob("*.log")) if folder.is_dir() else []
         raise TrainingError(

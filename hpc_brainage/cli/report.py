@@ -51,8 +51,7 @@ def report(
     write_text(page, score_report(told))
     answer = {"yes": "yes", "care": "with care", "no": "no", "open": "it cannot be told"}[found.verdict]
     say(f"can this model's brain ages be used in this cohort: {answer}")
-    checks = found.tables["checks"]
-    notes(f"{row.check} {row.finding}" for row in checks.itertuples() if row.judgement != "yes")
+    notes(f"{row.check} {row.brief}" for row in found.tables["against"].itertuples())
     say(f"report  {page}")
 
 

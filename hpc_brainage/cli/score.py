@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpc_brainage.cli.job_flags import Account, Partition, Qos, Time
 from hpc_brainage.errors import ExitCode, ModelError
 
 if TYPE_CHECKING:
@@ -130,6 +131,10 @@ def score(
         int | None,
         typer.Option(min=0, help="GPUs of each worker; 0 for none.", rich_help_panel=_SHARED),
     ] = None,
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    time: Time = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -142,7 +147,8 @@ def score(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where Dask's dashboard listens, if bokeh is installed; by default only for this machine.",
+            help="Where Dask's dashboard listens, if bokeh is installed; by default a free port, for this"
+            " machine alone.",
             rich_help_panel=_SHARED,
         ),
     ] = None,
@@ -153,7 +159,8 @@ def score(
     was trained on are scored by members that never saw them. Run again after an interruption, it
     goes on where it stopped.
     """
-    from hpc_brainage.cli.screen import progress
+    from hpc_brainage.cli.screen import progress, say
+    from hpc_brainage.cluster.resources import Flags
     from hpc_brainage.model.bundle import read_info
     from hpc_brainage.scoring.fleet import Fleet
     from hpc_brainage.scoring.further import Further
@@ -164,7 +171,7 @@ def score(
 
     fleet = Fleet.of(
         cluster, scheduler, workers=workers, least=min_workers, most=max_workers, gpus=gpus_per_worker,
-        dashboard=dashboard,
+        dashboard=dashboard, flags=Flags(partition, account, qos, time),
     )  # fmt: skip
     local = None if site_calibration is None else read_scores(site_calibration)
     whole = WholeTable(bias.value, fit_bias_on_cohort, controls, local)
@@ -178,6 +185,7 @@ def score(
         report = score_store(
             store, bundle, destination, where=where, fleet=fleet, resume=resume, progress=show,
             accept_implausible=accept_implausible, whole=whole, further=Further(codes, contributions),
+            watched_at=lambda link: say(f"the workers can be watched at {link}"),
         )  # fmt: skip
     _show(report)
     if report.about["summary"]["status"].get("scored", 0) < len(report.table):
@@ -244,8 +252,8 @@ def _show(report: ScoringReport) -> None:
         )
     if about["flags"].get(_NO_BETTER):
         say(
-            f"WARNING: on held-out people this model is no better than a constant age ({_NO_BETTER}); do"
-            " not use its brain ages"
+            f"WARNING: on held-out people of its training this model is not told apart from a constant age"
+            f" ({_NO_BETTER}); do not use its brain ages"
         )
     _show_accuracy(report.table, about["interval_coverage"])
     if "contributions" in report.paths:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from hpc_brainage.cluster.fits import check_conversion_fits
-from hpc_brainage.cluster.resources import Resources, read_resources
+from hpc_brainage.cluster.resources import Flags, Resources, read_resources
 from hpc_brainage.cluster.slurm import read_partitions, require_slurm
 
 if TYPE_CHECKING:
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 _MOST_JOBS = 32
 _PARTS_PER_JOB = 4
 """Opening a large cohort takes as long as some parts do: with fewer parts, a job would mostly open it."""
-_OPTIONS = ("cluster", "jobs", "overwrite", "workers")
+_OPTIONS = ("cluster", "jobs", "partition", "account", "qos", "time", "overwrite", "workers")
 """What the submitting command says differently to its jobs, or keeps for itself."""
 
 
-def site(cluster: str) -> Resources:
+def site(cluster: str, flags: Flags) -> Resources:
     """What jobs shall ask of the cluster, once it is known that there is one and that it has that.
 
     Raises
     ------
-    UsageError : the site's TOML is not there or not understood, or asks for what the cluster does not have.
+    UsageError : the site's TOML is not there, it or a flag is not understood, or they ask for what the
+        cluster does not have.
     EnvironmentLacks : there is no SLURM on this machine.
     """
-    resources = read_resources(cluster)
+    resources = flags.over(read_resources(cluster))
     require_slurm(
         "leave --cluster away to convert on this machine; or share the work with others that see the same "
         "files: the same command with --part 1/8 to --part 8/8, anywhere, and then without"

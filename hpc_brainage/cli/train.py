@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hpc_brainage.cli.job_flags import Account, Partition, Qos, Time
 from hpc_brainage.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import Bundle, Evidence
+    from hpc_brainage.model.bundle import Bundle
+    from hpc_brainage.model.evidence import Evidence
     from hpc_brainage.training.data import TrainingData
 
 DEFAULT_STORE = Path("openbhb.zarr")
@@ -43,6 +45,10 @@ def train(
             " configs/cluster/example.toml); local: as many processes on this machine."
         ),
     ] = "auto",
+    partition: Partition = None,
+    account: Account = None,
+    qos: Qos = None,
+    time: Time = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Prepare the run and print its sbatch file.")
     ] = False,
@@ -66,6 +72,7 @@ def train(
         refuse_to_print,
     )
     from hpc_brainage.cli.screen import say
+    from hpc_brainage.cluster.resources import Flags
     from hpc_brainage.config import load_config
 
     settings = load_config(config, set or [])
@@ -81,7 +88,7 @@ def train(
             where=Path.cwd(),
             hint="brainage train STORE, or first brainage convert OPENBHB_FOLDER",
         )
-    way, resources = choose(cluster, nodes, gpus_per_node)
+    way, resources = choose(cluster, nodes, gpus_per_node, Flags(partition, account, qos, time))
     check_shares(nodes * resources.train.processes_per_node, settings.training)
     if dry_run:
         refuse_to_print(way)
@@ -179,17 +186,10 @@ def show_result(bundle: Bundle, run: Path) -> None:
 
 def warnings(evidence: Evidence) -> list[str]:
     """What a reader of the errors must not overlook."""
-    found = evidence.everyone
-    model, ridge = found.model, found.ridge
-    constants = [
-        part.mae for part in (found.mean_predictor, found.median_predictor) if part.mae is not None
-    ]
-    if model.mae is None or model.r2 is None or model.r2 <= 0 or model.mae >= min(constants):
-        said = "WARNING: the model is no better than a constant age; do not use its brain ages"
-        if model.mae is not None and ridge.mae is not None and ridge.mae < min(model.mae, *constants):
-            said += f" ({evidence.ridge_predictor!r} errs by {ridge.mae:.2f} years, it by {model.mae:.2f})"
-        return [said]
-    if ridge.mae is not None and model.mae >= ridge.mae:
-        better = f"by {model.mae - ridge.mae:.2f} years"
-        return [f"note: {evidence.ridge_predictor!r} is as good or better here, {better}"]
-    return []
+    said = []
+    if doubt := evidence.doubt:
+        said.append(f"WARNING: {doubt}; do not use its brain ages")
+    model, ridge = evidence.everyone.model.mae, evidence.everyone.ridge.mae
+    if model is not None and ridge is not None and ridge <= model:
+        said.append(f"note: {evidence.beside_ridge}")
+    return said

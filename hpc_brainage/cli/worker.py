@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
             raise UsageError("one run folder is needed", expected="python -m hpc_brainage.cli.worker RUN")
         run = Path(arguments[0])
         from hpc_brainage.cluster.ranks import join, started
-        from hpc_brainage.cluster.run_job import check_version
+        from hpc_brainage.cluster.run_job import check_version, keep_this_job
 
         rank, start = started()
         joined = join()  # noqa: F841 - keeps the port that torch will have
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         from hpc_brainage.training.stop import Stopped
 
         try:
-            work(run)
+            work(run, on_start=lambda data: keep_this_job(run))  # nobody else may train by then
         except Stopped as stopped:
             # All have saved: the first to end makes srun end the others, which are ending by themselves.
             for number in (signal.SIGUSR2, signal.SIGTERM):

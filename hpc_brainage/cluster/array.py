@@ -48,14 +48,15 @@ _SECONDS_TO_END = 90
 _TOLD_TO_STOP = f"{int(ExitCode.STOPPED)}|{128 + signal.SIGUSR2}|{128 + signal.SIGTERM}"
 """Exit codes of a task that was, as bash takes them; the signal kills one that does not listen yet."""
 
-_BODY = f"""\
+# What slurm/convert.sbatch has too, word for word, under lines that set task.
+BODY = f"""\
 job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
 # Lines are written as they are said; srun --unbuffered would give a terminal, and its codes in the log.
 export PYTHONUNBUFFERED=1
 # srun does not take the cores of a task over from sbatch by itself.
-srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" \\
-  "${{task[@]}}" "$work" "${{SLURM_ARRAY_TASK_ID:-{LAST}}}" && exit 0
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" "${{task[@]}}" && exit 0
 code=$?
+# It was told to stop: it is preempted, or its time is nearly up. It goes on where it was.
 case $code in {_TOLD_TO_STOP})
   echo "job $job was told to stop and is queued again"
   scontrol requeue "$job"
@@ -173,11 +174,11 @@ def submit(
 
 def _command(folder: Path) -> str:
     # -P keeps the folder that the command was typed in, often a checkout, from being looked in first.
-    task = [sys.executable, "-P", "-m", _TASK]
-    lines = [f"work={shlex.quote(str(folder))}", f"task=({shlex.join(task)})"]
+    task = shlex.join([sys.executable, "-P", "-m", _TASK, str(folder)])
+    lines = [f'task=({task} "${{SLURM_ARRAY_TASK_ID:-{LAST}}}")']
     if (code := keep_code(folder / _CODE)) is not None:
         lines.append(line_for(code))
-    return "\n".join([*lines, _BODY])
+    return "\n".join([*lines, BODY])
 
 
 def work_in(folder: Path) -> Work:

@@ -88,7 +88,8 @@ def _check(asked: _Request, cluster: list[Partition]) -> None:
                 "this cluster has no such partition",
                 where=f"partition = {unknown[0]!r}",
                 expected=f"partitions of this cluster: {', '.join(map(str, cluster))}",
-                hint="set it in the TOML that --cluster names, as in configs/cluster/example.toml",
+                hint="--partition NAME, or a line in the TOML that --cluster names, as in"
+                " configs/cluster/example.toml",
             )
         chosen = [there[name] for name in names]
     problems = [problem for partition in chosen if (problem := _lacks(partition, asked))]
@@ -119,14 +120,15 @@ def _lacks(partition: Partition, asked: _Request) -> UsageError | None:
                 f" {asked.nodes}",
                 where=where,
                 expected=f"{partition.name} has {_described(partition)}",
-                hint="ask for less, or name another partition in the TOML that --cluster names",
+                hint="ask for less, or name another --partition, here or in the TOML that --cluster names",
             )
     if asked.minutes is not None and partition.minutes is not None and asked.minutes > partition.minutes:
         return UsageError(
             f"partition {partition.name} lets no job run for so long",
             where=f"time = {asked.minutes} minutes",
             expected=f"at most {partition.minutes} minutes",
-            hint="ask for less: a job that takes longer is queued again and goes on where it was",
+            hint="ask for less, by --time or in the TOML: a job that takes longer is queued again and goes"
+            " on where it was",
         )
     return None
 

@@ -1,7 +1,7 @@
 """What one job asks of a cluster, and how a site wants to be asked.
 
 A site has one TOML for it, such as `configs/cluster/example.toml`; `slurm` alone stands for a site whose
-defaults will do.
+defaults will do. Flags of the command line go above it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,6 +132,55 @@ class Resources(Section):
             if value is False or not isinstance(value, str | int | float):
                 raise ValueError(f"{key} is {value!r}, where sbatch takes a text, a number or true")
         return extra
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line asks of each job, as it was typed; None leaves it to the site's TOML."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+
+    def typed(self) -> dict[str, str]:
+        """The flags that were typed, as `--partition`, and their words."""
+        return {f"--{name}": word for name, word in asdict(self).items() if word is not None}
+
+    def over(self, resources: Resources) -> Resources:
+        """The resources with what was typed in place of theirs, whatever the job is for.
+
+        Raises
+        ------
+        UsageError : a word is empty, or no time.
+        """
+        asked: dict[str, Any] = {}
+        for flag, word in self.typed().items():
+            name = flag.removeprefix("--")
+            value = int(word) if name == "time" and word.isdecimal() else word
+            asked[name] = getattr(parse(Resources, {name: value}, where=f"{flag} {word}"), name)
+        # Training and scoring have a partition, a qos and a time of their own; one account pays for all.
+        of_kinds = {name: value for name, value in asked.items() if name != "account"}
+        kinds = {name: getattr(resources, name).model_copy(update=of_kinds) for name in ("train", "score")}
+        return resources.model_copy(update=asked | kinds)
+
+    def refuse_without_jobs(self) -> None:
+        """Make sure that nothing is asked of jobs where none is submitted.
+
+        Raises
+        ------
+        UsageError : something is.
+        """
+        for flag, word in self.typed().items():
+            raise UsageError(
+                "no job is submitted that could ask for it",
+                where=f"{flag} {word}",
+                expected="--cluster slurm, or your site's TOML, as well",
+                hint=f"leave {flag} away to work on this machine",
+            )
+
+
+NO_FLAGS = Flags()
 
 
 def read_resources(where: str, others: Sequence[str] = ()) -> Resources:

@@ -13,14 +13,16 @@ happens then: who starts a job again is settled here, once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from hpc_brainage.cluster.code import keep_code, line_for, require_version
 from hpc_brainage.cluster.ranks import INTERFACE, SCRATCH, START
-from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.cluster.resources import SLURM, Resources
 from hpc_brainage.cluster.sbatch import Batch
 from hpc_brainage.cluster.starts import LOGS
 from hpc_brainage.config import Section, parse
@@ -136,6 +138,20 @@ def _place(run: Path) -> dict[str, Any]:
 
 def keep_job(run: Path, job: RunJob) -> None:
     write_json(run / RECORD, job.model_dump(mode="json"))
+
+
+def keep_this_job(run: Path) -> None:
+    """Let what is kept of a run's job speak of the job of SLURM that this process belongs to: it trains.
+
+    Of two jobs that were submitted in the same instant the run's folder keeps the number of the later one,
+    and it may be the other one that comes first and trains.
+    """
+    number, job = os.environ.get("SLURM_JOB_ID"), job_of(run)
+    is_a_job_of_its_own = number is not None and START in os.environ  # and not a command within a job
+    if not is_a_job_of_its_own or job is None or (job.cluster, job.id) == (SLURM, number):
+        return
+    with suppress(OSError):  # a full disk stops no training
+        keep_job(run, job.model_copy(update={"cluster": SLURM, "id": number, "host": "", "ticks": -1}))
 
 
 def check_version(run: Path) -> None:

@@ -1,20 +1,23 @@
 """A job as sbatch takes it: its file, its submission, and what a refusal means.
 
 submitit writes the file, submits it and reads the job's number. It is given a shell command and no Python
-object, so that nothing is pickled, and it has no part in what happens then.
+object, so that nothing is pickled, and it has no part in what happens then. It writes one line of its own
+above the command, `export SUBMITIT_EXECUTOR=slurm`, which only submitit's own jobs read: it stays, since to
+take it out would be to write and submit the file ourselves.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from hpc_brainage.cluster.resources import Flags
 from hpc_brainage.cluster.slurm import partitions
 from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, UsageError
 
@@ -98,18 +101,41 @@ class Batch:
 
 
 def _written(command: str, logs: Path, parameters: Mapping[str, Any]) -> str:
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    return _make_sbatch_string(command, logs, **parameters)
+    write, _ = of_submitit()
+    return str(write(command, logs, **parameters))
 
 
 def _submitted(command: str, logs: Path, parameters: Mapping[str, Any]) -> str:
-    import submitit
+    from submitit import SlurmExecutor
 
-    executor = submitit.SlurmExecutor(logs)
+    _, submit = of_submitit()
+    executor = SlurmExecutor(logs)
     executor.update_parameters(**parameters)
     with redirect_stderr(StringIO()):  # submitit prints a refusal, too, which `refusals` says in our words
-        return str(executor._submit_command(command).job_id)
+        return str(submit(executor, command).job_id)
+
+
+def of_submitit() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How submitit writes the file of a shell command, and how its executor submits one.
+
+    Neither belongs to what submitit promises to keep; a test looks at both.
+
+    Raises
+    ------
+    EnvironmentLacks : the submitit that is installed has them no more.
+    """
+    import submitit
+
+    try:
+        from submitit.slurm.slurm import _make_sbatch_string
+
+        return _make_sbatch_string, submitit.SlurmExecutor._submit_command
+    except (ImportError, AttributeError) as problem:
+        raise EnvironmentLacks(
+            f"submitit {submitit.__version__} submits no shell command any more ({problem})",
+            expected="submitit 1.5",
+            hint="pip install 'submitit==1.5.*'; slurm/train.sbatch and slurm/convert.sbatch do without it",
+        ) from None
 
 
 @contextmanager
@@ -139,6 +165,13 @@ def refusals(settings: Mapping[str, object]) -> Iterator[None]:
         raise refusal(str(problem), settings) from None
 
 
+def _hint(about: tuple[str, ...]) -> str:
+    """How the settings that a refusal is about are set; some of them by a flag, too."""
+    flags = [f"--{name}" for name in about if name in Flags.__dataclass_fields__]
+    by_flag = f"by {' or '.join(flags)}, or " if flags else ""
+    return f"set it {by_flag}in the TOML that --cluster names, as in configs/cluster/example.toml"
+
+
 def refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
     """What a message of sbatch means; `settings` are those of the site's TOML, by name."""
     said = "; ".join(
@@ -152,5 +185,5 @@ def refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
         f"SLURM refuses the jobs ({said})",
         where=", ".join(f"{name} = {settings[name]!r}" for name in about if name in settings) or None,
         expected=f"partitions of this cluster: {', '.join(there)}" if there else None,
-        hint="set it in the TOML that --cluster names, as in configs/cluster/example.toml",
+        hint=_hint(about),
     )

@@ -142,9 +142,10 @@ def starts_of(run: Path) -> list[dict[str, Any]]:
     return [start for start in found if isinstance(start, dict) and {"job", "progress"} <= start.keys()]
 
 
-def newest_start(run: Path) -> Start | None:
-    """The start that was made last, whether or not it got far."""
+def newest_start(run: Path, job: str = "") -> Start | None:
+    """The start that was made last, whether or not it got far; one of this job, if it was ever started."""
     folders = [path for path in (run / LOGS).glob("*-*") if path.is_dir()]
+    folders = [path for path in folders if path.name.rpartition("-")[0] == job] or folders
     return Start(max(folders, key=lambda path: path.stat().st_mtime_ns)) if folders else None
 
 

@@ -24,6 +24,7 @@ from hpc_brainage.files import write_json, write_text
 from hpc_brainage.provenance import software
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.saved import SavedScores
+from hpc_brainage.scoring.table import numbers
 
 PREDICTIONS = ("brain_age", "brain_age_smri_only", "brain_age_fmri_only")
 _GAPS = ("bag", "bag_corrected", "bag_site_calibrated", "bag_z", "bag_z_site_calibrated")
@@ -120,14 +121,14 @@ def _both(pairs: Pairs, measure: str) -> np.ndarray | None:
     """Pairs in which both scans have the measure, bool; None where a table does not know it."""
     if measure not in pairs.first or measure not in pairs.second:
         return None
-    a, b = (_numbers(table, measure) for table in (pairs.first, pairs.second))
+    a, b = (numbers(table, measure) for table in (pairs.first, pairs.second))
     return np.isfinite(a) & np.isfinite(b)
 
 
 def _repeats(pairs: Pairs, measure: str, both: np.ndarray) -> dict[str, Any] | None:
     if both.sum() < FEWEST_PAIRS:
         return None
-    found = test_retest(_numbers(pairs.first, measure)[both], _numbers(pairs.second, measure)[both])
+    found = test_retest(numbers(pairs.first, measure)[both], numbers(pairs.second, measure)[both])
     return {
         "people": found.people,
         **_correlation("icc_agreement", found.icc_agreement),
@@ -144,7 +145,7 @@ def _repeats(pairs: Pairs, measure: str, both: np.ndarray) -> dict[str, Any] | N
 def _agrees(pairs: Pairs, measure: str, both: np.ndarray) -> dict[str, Any] | None:
     if both.sum() < FEWEST_PAIRS:
         return None
-    a, b = (_numbers(table, measure)[both] for table in (pairs.first, pairs.second))
+    a, b = (numbers(table, measure)[both] for table in (pairs.first, pairs.second))
     people, sites = _clusters(pairs, both)
     found = agreement(a, b, people, sites)
     return {
@@ -170,11 +171,11 @@ def _errors(pairs: Pairs) -> dict[str, Errors]:
 
 def _errors_of(pairs: Pairs, measure: str, both: np.ndarray) -> Errors | None:
     """Errors of a raw prediction; None for a gap, or where no age is known."""
-    age = _numbers(pairs.first, "age")
+    age = numbers(pairs.first, "age")
     known = both & np.isfinite(age)
     if measure not in PREDICTIONS or not known.any():
         return None
-    a, b = (_numbers(table, measure)[known] for table in (pairs.first, pairs.second))
+    a, b = (numbers(table, measure)[known] for table in (pairs.first, pairs.second))
     return compare_errors(a, b, age[known], *_clusters(pairs, known))
 
 
@@ -214,14 +215,14 @@ def _notes(pairs: Pairs) -> list[str]:
                 f" {told}. Errors are an accuracy only where people are healthy"
             )
         return said
-    apart = np.abs(_numbers(second, "age") - _numbers(first, "age"))
+    apart = np.abs(numbers(second, "age") - numbers(first, "age"))
     known = apart[np.isfinite(apart)]
     if len(known) and known.mean() > _LONG_YEARS:
         said.append(
             f"the scans are {known.mean():.1f} years apart on average ({known.max():.1f} at most):"
             " brain_age moves with the people's age meanwhile, so look at bag"
         )
-    differ = int((_numbers(first, "members_used") != _numbers(second, "members_used")).sum()) if (
+    differ = int((numbers(first, "members_used") != numbers(second, "members_used")).sum()) if (
         "members_used" in first and "members_used" in second
     ) else 0  # fmt: skip
     if differ:
@@ -238,10 +239,6 @@ def _source(scores: SavedScores) -> dict[str, str]:
         "name": scores.name,
         **{name: scores.one(name) for name in ("model", "model_sha256", "store_sha256")},
     }
-
-
-def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    return table[column].to_numpy(dtype=float, na_value=np.nan)
 
 
 def _correlation(name: str, one: Correlation) -> dict[str, float]:

@@ -8,10 +8,12 @@ import torch
 
 from hpc_brainage.evaluation.baselines import Constant, ridges
 from hpc_brainage.evaluation.calibration import calibrate, controls_of, training_range
+from hpc_brainage.evaluation.intervals import bootstrap_difference
 from hpc_brainage.evaluation.metrics import performance
 from hpc_brainage.evaluation.pipelines import predict_held_out
 from hpc_brainage.evaluation.splits import by_label
-from hpc_brainage.model.bundle import Bundle, Comparison, Evidence, ModelInfo, Performance, save_bundle
+from hpc_brainage.model.bundle import Bundle, ModelInfo, save_bundle
+from hpc_brainage.model.evidence import Comparison, Evidence, PairedDifference, Performance
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.training_range import TrainingRange
 from hpc_brainage.scoring.bias import fit_bias_lines
@@ -22,12 +24,14 @@ def complete(run: FinishedRun) -> Bundle:
     """Measure a finished run, write its bundle and mark the run as finished.
 
     All predictors are compared on the same people: those whom the model could predict. Of the ridges that
-    predict all of them, the one with the smallest error is the bar: it is chosen against the model.
+    predict all of them, the one with the smallest error is the bar, and of the constant ages the better
+    one: both are chosen against the model.
     """
     config = run.info.config
     age = run.data.age.astype(float)
     predicted = run.held_out["brain_age"].to_numpy()
     available = run.held_out["available"].to_numpy()
+    people = run.data.scans["participant_id"].to_numpy()
     splits = by_label(run.fold)
     known = np.isfinite(predicted)
     by_mean, by_median = (
@@ -47,13 +51,20 @@ def complete(run: FinishedRun) -> Bundle:
             median_predictor=_constant(by_median[rows], age[rows]),
         )
 
+    def minus(rival: np.ndarray) -> PairedDifference | None:
+        return paired_difference(predicted[known], rival[known], age[known], people[known])
+
+    everyone = compare(known)
+    by_constant = by_mean if everyone.constant is everyone.mean_predictor else by_median
     groups = sorted(set(available[known]), key=lambda group: (-len(group), group))
     evidence = Evidence(
         folds=config.training.folds,
         not_predicted=int((~known).sum()),
         ridge_predictor=strongest,
-        everyone=compare(known),
+        everyone=everyone,
         by_available={str(g): compare(known & (available == g)) for g in groups if len(groups) > 1},
+        minus_constant=minus(by_constant),
+        minus_ridge=minus(by_ridge),
     )
     controls = controls_of(run.data, run.info)
     lines = fit_bias_lines(
@@ -66,6 +77,25 @@ def complete(run: FinishedRun) -> Bundle:
     bundle = save_bundle(run.folder.model, *_calibrated(run, info))
     run.folder.finish()
     return bundle
+
+
+def paired_difference(
+    model_N: np.ndarray, rival_N: np.ndarray, age_N: np.ndarray, person_N: np.ndarray
+) -> PairedDifference | None:
+    """MAE of the model minus a rival's on the same scans, with its interval over people; None for nobody.
+
+    Parameters
+    ----------
+    model_N, rival_N : held-out predictions, years. No NaN.
+    age_N : ages, years.
+    person_N : who each scan is of; a person is drawn with all scans.
+    """
+    if not len(age_N):
+        return None
+    value = float(np.abs(model_N - age_N).mean() - np.abs(rival_N - age_N).mean())
+    found = bootstrap_difference(model_N, rival_N, age_N, person_N)
+    low, high = (None, None) if found is None else (found.low, found.high)
+    return PairedDifference(value=value, low=low, high=high)
 
 
 def _calibrated(run: FinishedRun, info: ModelInfo) -> tuple[ModelInfo, tuple[Member, ...], TrainingRange]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpc_brainage.model.bundle import Performance
+from hpc_brainage.model.evidence import Performance
 from hpc_brainage.scoring.bias import refuse_age_using
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.evaluation import usability as use
+from hpc_brainage.evaluation.checks import against, overall
+from hpc_brainage.evaluation.own_evidence import evidence_of, own_coverage, own_errors, own_uniformity
 from hpc_brainage.evaluation.scored_accuracy import accuracy, age_line, beside, clusters, gap_against_age
-from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, evenness, parts, skewness, wilson
+from hpc_brainage.evaluation.scored_coverage import CALIBRATED, FEWEST, coverage, evenness, parts, skewness
 from hpc_brainage.evaluation.scored_evenness import ranked
 from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
 from hpc_brainage.scans import scan_names
@@ -31,7 +33,6 @@ _EXAMPLE_COLUMNS = (
 )  # fmt: skip
 _EVERYONE = use.EVERYONE
 _MEASURED_VALUE = r" -?[0-9][0-9.e+-]*(?: mm| %)? (above|below) "
-_MEASURED = ("mae", "rmse", "r2", "r")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Findings:
     labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
     judged : whose predictions are held against their age, in words.
     drawn : what the bootstrap drew: "sites", "people", or "" where there was nothing to draw.
-    tables : by name, `flow`, `reasons`, `checks`, `cohort`, `accuracy`, `evidence`, `age_line`,
+    tables : by name, `flow`, `reasons`, `checks`, `against`, `cohort`, `accuracy`, `evidence`, `age_line`,
         `beside`, `gap_age`, `strangeness`, `sex`, `sex_differences`, `site`, `group`, `group_differences`,
         `coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`, `examples`; one that
         there is nothing to say in is empty.
@@ -106,18 +107,19 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         "flow": _flow(table, scored, known),
         "reasons": _counts(table.loc[table["reason"].fillna("") != "", "reason"], "reason"),
         "checks": checks,
+        "against": against(checks),
         "cohort": described(known, pd.Series(_EVERYONE, index=known.index))
         if len(known)
         else pd.DataFrame(),
         "accuracy": accuracy(groups, training.get("age_mean")) if len(known) else pd.DataFrame(),
-        "evidence": _evidence(about.get("model", {}).get("evidence")),
+        "evidence": own_errors(evidence_of(about)),
         "age_line": age_line(groups) if len(known) else pd.DataFrame(),
         "beside": beside(judged),
         "gap_age": gap_against_age(judged),
         "strangeness": _strangeness(scored),
         "coverage": held,
-        "own_coverage": _own_coverage(about.get("model", {}).get("calibration") or {}),
-        "own_uniformity": _own_uniformity(about.get("model", {}).get("calibration") or {}),
+        "own_coverage": own_coverage(about),
+        "own_uniformity": own_uniformity(about),
         "flags": _flags(scored),
         "quality": _quality(scored),
         "examples": _examples(table),
@@ -148,7 +150,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
                 " person in forty exceeds. Read the centile or p beside it.",
             )
     drawn = clusters(judged)[1] if len(judged) >= FEWEST else ""
-    return Findings(use.overall(checks), column, reference, tuple(own), who, drawn, tables, notes, numbers)
+    return Findings(overall(checks), column, reference, tuple(own), who, drawn, tables, notes, numbers)
 
 
 def known_rows(table: pd.DataFrame) -> np.ndarray:
@@ -261,51 +263,13 @@ def _quality(scored: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if row["scans"]])
 
 
-def _evidence(evidence: dict[str, Any] | None) -> pd.DataFrame:
-    """The model's own held-out errors, as the bundle brings them."""
-    if not evidence:
-        return pd.DataFrame()
-    rows = []
-    parts = {_EVERYONE: evidence.get("everyone") or {}}
-    parts |= {f"with {name}": part for name, part in (evidence.get("by_available") or {}).items()}
-    words = {
-        "model": "this model",
-        "ridge": evidence.get("ridge_predictor", "ridge, same inputs"),
-        "mean_predictor": "the mean age",
-        "median_predictor": "the median age",
-    }
-    for people, part in parts.items():
-        for key, predictor in words.items():
-            own = part.get(key) or {}
-            numbers = {name: np.nan if own.get(name) is None else own[name] for name in _MEASURED}
-            rows.append({"people": people, "predictor": predictor, "n": own.get("n", 0), **numbers})
-    return pd.DataFrame(rows)
-
-
-def _own_coverage(calibration: dict[str, Any]) -> pd.DataFrame:
-    """How often the model's own 90 % interval held the age of people held out in training."""
-    share, count = calibration.get("coverage") or {}, calibration.get("coverage_n") or {}
-    rows = []
-    for name in share:
-        if n := count.get(name):
-            low, high = wilson(round(share[name] * n), n)
-            rows.append({"people": name, "n": n, "coverage": share[name], "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
 def _held_by_calibrated(judged: pd.DataFrame, who: str) -> pd.DataFrame:
     """How often intervals that were calibrated at their sites hold the true age, where there are any."""
     ends = {f"{end}_site_calibrated": end for end in ("pi90_lo", "pi90_hi")}
     if not set(ends) <= set(judged):
         return pd.DataFrame()
     calibrated = judged.drop(columns=list(ends.values())).rename(columns=ends)
-    return coverage({f"{who}: intervals calibrated at their sites": calibrated})
-
-
-def _own_uniformity(calibration: dict[str, Any]) -> pd.DataFrame:
-    """How even the centiles of the gap of people held out in training were."""
-    found = calibration.get("uniformity") or {}
-    return pd.DataFrame([{"people": name, **one} for name, one in found.items()])
+    return coverage({f"{who}{CALIBRATED}": calibrated})
 
 
 def _examples(table: pd.DataFrame) -> pd.DataFrame:

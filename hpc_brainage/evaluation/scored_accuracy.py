@@ -104,8 +104,8 @@ def gap_against_age(scans: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     Columns `column`, `gap` (its name in words), `n`, `mean`, `sd`, `r`, `per_decade`, and `explained`,
-    the share of its variance that age and age squared explain together; `r` and `per_decade` with `_low`
-    and `_high`. A row for each of `GAPS` that the table has and that is known for somebody.
+    the share of its variance that age and age squared explain together; `mean`, `r` and `per_decade` with
+    `_low` and `_high`. A row for each of `GAPS` that the table has and that is known for somebody.
     """
     rows = []
     for column, word in GAPS.items():
@@ -117,7 +117,8 @@ def gap_against_age(scans: pd.DataFrame) -> pd.DataFrame:
         slope, limits = found["slope"]
         decade = None if limits is None else Interval(10 * limits.low, 10 * limits.high)
         rows.append(
-            {"column": column, "gap": word, "n": len(y), "mean": float(y.mean()), "sd": spread}
+            {"column": column, "gap": word, "n": len(y), "sd": spread}
+            | _with_limits("mean", float(y.mean()), _mean_limits(y, clusters(known)[0]))
             | _with_limits("r", *found["r"])
             | _with_limits("per_decade", 10 * slope, decade)
             | {"explained": _explained(x, y)}
@@ -143,6 +144,8 @@ def beside(scans: pd.DataFrame) -> pd.DataFrame:
         if column not in scans or not (there := scans[column].notna().to_numpy()).any():
             continue
         own, main, age = (scans[name].to_numpy(dtype=float)[there] for name in (column, "brain_age", "age"))
+        if np.array_equal(own, main):  # of a model of one modality
+            continue
         of_the_scan = column != "brain_age_other_sex"
         rows.append(
             {
@@ -205,6 +208,12 @@ def _line(
         "mean_gap": mean_y + at_y - mean_x - at_x,
         "r": r,
     }
+
+
+def _mean_limits(y_N: np.ndarray, cluster_N: np.ndarray) -> Interval | None:
+    """The interval of a mean, whole clusters drawn."""
+    sums = drawn_sums(np.stack([y_N, np.ones_like(y_N)], axis=1), cluster_N)
+    return None if sums is None else percentiles(sums[:, 0] / sums[:, 1])
 
 
 def _explained(x_N: np.ndarray, y_N: np.ndarray) -> float:

@@ -17,6 +17,10 @@ ENDS_FROM = 80
 """Judged scans from which on the twenty youngest and the twenty oldest are looked at by themselves."""
 
 
+CALIBRATED = ": intervals calibrated at their sites"
+"""What the row about these intervals is called, behind the people's name: no group of people."""
+
+
 def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
     """Those whose predictions are held against their age: all, by sex, third of age, end of age, and site.
 
@@ -35,7 +39,8 @@ def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
         for end, scans in (("youngest", by_age.head(FEWEST)), ("oldest", by_age.tail(FEWEST))):
             ages = f"{scans['age'].min():.0f} to {scans['age'].max():.0f} years"
             own[f"{who}: the {FEWEST} {end}, {ages}"] = scans
-    for site in sorted(set(judged["site"])):
+    sites = sorted(set(judged["site"]))
+    for site in sites if len(sites) > 1 else ():
         own[f"site {site or 'not known'}"] = judged[judged["site"] == site]
     return own
 

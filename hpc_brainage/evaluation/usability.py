@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.evaluation import scan_checks
+from hpc_brainage.evaluation.checks import CARE, NO, OPEN, YES, Check, sentences
+from hpc_brainage.evaluation.own_evidence import evidence_of
 from hpc_brainage.evaluation.scored_accuracy import (
     advantage,
     age_line,
@@ -20,7 +23,7 @@ from hpc_brainage.evaluation.scored_accuracy import (
     gap_against_age,
     straight_line,
 )
-from hpc_brainage.evaluation.scored_coverage import FEWEST, NOMINAL, from_even, skewness, wilson
+from hpc_brainage.evaluation.scored_coverage import CALIBRATED, FEWEST, NOMINAL, from_even, skewness, wilson
 from hpc_brainage.evaluation.scored_evenness import (
     EARLY,
     Ranked,
@@ -29,19 +32,17 @@ from hpc_brainage.evaluation.scored_evenness import (
     often_early,
     ranked,
 )
-from hpc_brainage.modality import ROLES
-from hpc_brainage.numerals import many, number, percent, probability
+from hpc_brainage.model.evidence import Evidence
+from hpc_brainage.numerals import interval, many, number, percent, probability
 from hpc_brainage.scoring.bias import STILL_A_TREND, WEAK_SLOPE
 from hpc_brainage.scoring.flags import FLAGS
 
-YES, CARE, NO, OPEN = "yes", "care", "no", "open"
 FEWEST_TO_JUDGE = 20
-MOST_LEFT_OUT = 0.1
 SLOPE_OFF = 0.1
 MOST_EXPLAINED = 0.05
-LARGEST_SHIFT = 0.5
-MOST_OUTSIDE = 0.05
-MOST_STRANGE = 0.1
+SHIFT, LARGEST_SHIFT = 0.2, 0.5
+"""SDs by which a mean gap is off 0: by as much as groups differ by, and beyond chance; or by more, which no
+sample excuses."""
 NARROW_AGES = 5.0
 BY_CHANCE = 0.05
 """Share of groups whose 95 % interval excludes the truth by chance."""
@@ -53,24 +54,8 @@ LEAST_DISTANCE = 0.05
 EARLY_OFF = 0.02
 COVERAGE_OFF = 0.05
 MOST_SKEWED = 1.0
-MOST_IMPUTED = 0.05
-FAR_TOO_MANY_IMPUTED = 0.25
-STRANGE = frozenset(
-    ("codes_far_from_training", "reconstruction_poor_smri", "reconstruction_poor_fmri",
-     "features_out_of_range_smri", "features_out_of_range_fmri", "implausible_age")
-)  # fmt: skip
-"""Flags of scans that are unlike those of the training people."""
 FORBIDDING = ("model_no_better_than_mean", "model_barely_follows_age", "predictions_nearly_constant")
 """Flags that take the meaning from a whole table; the scoring run raises them."""
-
-Check = tuple[str, str, str]
-"""Question, finding and judgement."""
-
-
-def overall(checks: pd.DataFrame) -> str:
-    """The judgement that weighs most: "no" before "open" before "care" before "yes"."""
-    judged = set(checks["judgement"])
-    return next(answer for answer in (NO, OPEN, CARE, YES) if answer in judged)
 
 
 def usability(
@@ -99,12 +84,11 @@ def usability(
     Columns `check`, `finding`, `judgement`, in the order in which one would ask.
     """
     scored = table[(table["status"] == "scored").to_numpy()]
-    checks: list[Check | None] = [_everybody_scored(table, scored)]
+    evidence = evidence_of(about)
+    checks: list[Check | None] = [scan_checks.everybody_scored(table, scored)]
     if len(scored):
-        checks += [_forbidden(scored), *_of_errors(people, who, about, held, healthy)]
-        checks += [_ages(scored), _sites(scored), _other_people(scored)]
-        checks += [_features(scored, about), _strange(scored)]
-        checks += [_quality(scored), _independent_line(scored)]
+        checks += [_forbidden(scored, evidence), _as_good_as_a_ridge(evidence)]
+        checks += [*_of_errors(people, who, about, held, healthy), *scan_checks.of_scans(scored, about)]
     rows = [check for check in checks if check is not None]
     return pd.DataFrame(rows, columns=["check", "finding", "judgement"])
 
@@ -127,31 +111,35 @@ def _of_errors(
         _better_than_the_mean(people),
         _slope(people, about),
         None if corrected is None else _trend_is_out(corrected, against["bag"]["r"]),
-        None if corrected is None else _centred(corrected, who),
+        None if corrected is None else _centred(corrected, who, healthy),
         _intervals_hold(held, who),
         None if placed is None else _evenly_spread(placed, who, healthy),
         None if placed is None else _free_of_age(placed, who),
     ]
 
 
-def _everybody_scored(table: pd.DataFrame, scored: pd.DataFrame) -> Check:
-    question, left = "Was everybody scored?", len(table) - len(scored)
-    if not len(scored):
-        return question, "nobody was scored", NO
-    if not left:
-        return question, f"all {many(len(table), 'scan')}", YES
-    finding = f"{many(left, 'scan')} of {len(table):,} were not ({percent(left / len(table))})"
-    return question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES
-
-
-def _forbidden(scored: pd.DataFrame) -> Check | None:
+def _forbidden(scored: pd.DataFrame, evidence: Evidence | None) -> Check | None:
     """What the scoring run itself said against all of its predictions."""
     flags = scored["flags"].fillna("").astype(str)
     raised = {flag: int(flags.str.contains(flag, regex=False).sum()) for flag in FORBIDDING}
-    findings = [f"{FLAGS[flag]} ({flag}: {many(scans, 'scan')})" for flag, scans in raised.items() if scans]
+    meaning = dict(FLAGS)
+    if evidence is not None and evidence.doubt is not None:
+        meaning["model_no_better_than_mean"] = f"on held-out people of its training {evidence.doubt}"
+    findings = [
+        f"{meaning[flag]}: {flag}, {many(scans, 'scan')}" for flag, scans in raised.items() if scans
+    ]
     if not findings:
         return None
     return "Did scoring let the predictions stand?", "; ".join(findings), NO
+
+
+def _as_good_as_a_ridge(evidence: Evidence | None) -> Check | None:
+    """Whether a far simpler predictor did better in the training."""
+    if evidence is None or evidence.beside_ridge is None:
+        return None
+    finding = f"on held-out people of its training {evidence.beside_ridge}"
+    question = "Does the model do as well as a ridge regression?"
+    return question, finding, CARE if evidence.is_behind_ridge else YES
 
 
 def _follows(people: pd.DataFrame, who: str) -> Check:
@@ -159,24 +147,27 @@ def _follows(people: pd.DataFrame, who: str) -> Check:
     age, predicted = (people[name].to_numpy(dtype=float) for name in ("age", "brain_age"))
     r, limits = straight_line(age, predicted, clusters(people)[0])["r"]
     spread = float(age.std(ddof=1))
-    finding = f"r = {_defined(r)} between predicted and true age"
+    finding = f"between predicted and true age r = {_defined(r)}"
     if limits is not None:
         finding += f" ({_defined(limits.low)} to {_defined(limits.high)})"
-    finding += f", {who}: {many(len(people), 'scan')}, {age.min():.0f} to {age.max():.0f} years"
+    findings = [f"{finding}, {who}: {many(len(people), 'scan')}, {age.min():.0f} to {age.max():.0f} years"]
     if spread < NARROW_AGES:
-        finding += (
-            f". Their ages hardly differ (SD {spread:.1f} years), so there is little to follow, and a"
-            " gap is mostly error"
+        findings.append(
+            f"their ages hardly differ (SD {spread:.1f} years), so there is little to follow, and a gap is"
+            " mostly error"
         )
     if not np.isfinite(r):
-        return "Do the predictions follow age here?", finding, NO if spread > 0 else OPEN
-    if limits is None:
+        judgement = NO if spread > 0 else OPEN
+    elif limits is None:
         judgement = OPEN
     elif limits.low <= 0:
         judgement = NO
+    elif spread < NARROW_AGES:
+        findings.reverse()
+        judgement = CARE
     else:
-        judgement = CARE if spread < NARROW_AGES else YES
-    return "Do the predictions follow age here?", finding, judgement
+        judgement = YES
+    return "Do the predictions follow age here?", sentences(findings), judgement
 
 
 def _better_than_the_mean(people: pd.DataFrame) -> Check:
@@ -233,17 +224,24 @@ def _trend_is_out(corrected: Mapping[Any, Any], r_before: float) -> Check:
     return question, finding, YES
 
 
-def _centred(corrected: Mapping[Any, Any], who: str) -> Check | None:
-    if not corrected["sd"] > 0:
+def _centred(corrected: Mapping[Any, Any], who: str, healthy: bool) -> Check | None:
+    """Whether the mean gap is 0: not beyond what chance and a small effect allow."""
+    question, mean, sd = "Are the gaps centred?", corrected["mean"], corrected["sd"]
+    if not sd > 0:
         return None
-    shift = abs(corrected["mean"] / corrected["sd"])
+    shift, limits = abs(mean / sd), interval(corrected["mean_low"], corrected["mean_high"], sign=True)
+    between = f" ({limits})" if limits else ""
     finding = (
-        f"mean corrected gap {number(corrected['mean'], sign=True)} years, {shift:.2f} of its SD ({who})"
+        f"mean corrected gap of {who} {number(mean, sign=True)} years{between}, {shift:.2f} of its SD,"
+        f" {many(int(corrected['n']), 'scan')}"
     )
-    if shift < LARGEST_SHIFT:
-        return "Are the gaps centred?", finding, YES
-    finding += "; the whole cohort is shifted, as by a scanner or other processing: compare within it only"
-    return "Are the gaps centred?", finding, CARE
+    by_chance = not limits or corrected["mean_low"] <= 0 <= corrected["mean_high"]
+    if shift < SHIFT or (by_chance and shift < LARGEST_SHIFT):
+        return question, finding, YES
+    finding += ". All of them are shifted, as by a scanner or other processing"
+    if not healthy:
+        finding += ", or by a condition of theirs, for no controls stand apart"
+    return question, f"{finding}: compare within the cohort only", CARE
 
 
 def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
@@ -251,26 +249,31 @@ def _intervals_hold(held: pd.DataFrame, who: str) -> Check | None:
     if not len(held) or not (held["people"] == who).any():
         return None
     row = held[held["people"] == who].iloc[0]
-    finding = (
-        f"the 90 % interval holds the true age of {percent(row['coverage'])} of the scans"
-        f" ({percent(row['low'])} to {percent(row['high'])}; {who})"
-    )
+    finding = f"of {who} the 90 % interval holds the true age in {_share(row)} of the scans"
+    calibrated = held["people"].str.endswith(CALIBRATED)
+    for _, one in held[calibrated].iterrows():
+        finding += f"; calibrated at their sites, in {_share(one)}"
+    findings = [finding]
     close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < COVERAGE_OFF
-    groups = held[~held["people"].isin((who, "everyone"))]
+    groups = held[~calibrated & ~held["people"].isin((who, EVERYONE))]
     excluded = (groups["low"] > NOMINAL) | (groups["high"] < NOMINAL)
     off = groups[excluded & ((groups["coverage"] - NOMINAL).abs() >= COVERAGE_OFF)]
-    if not len(off):
-        return "Do the intervals hold?", finding, YES if close else CARE
-    worst = off.loc[(off["coverage"] - NOMINAL).abs().sort_values(ascending=False).index[:3]]
-    named = "; ".join(
-        f"{one['people']}: {percent(one['coverage'])} ({percent(one['low'])} to {percent(one['high'])})"
-        for one in worst.to_dict("records")
-    )
-    finding += (
-        f". The interval excludes 90 % in {len(off):,} of {many(len(groups), 'group')} shown: {named}"
-    )
     too_many = len(off) > BY_CHANCE * len(groups)
-    return "Do the intervals hold?", finding, CARE if too_many or not close else YES
+    if len(off):
+        worst = off.loc[(off["coverage"] - NOMINAL).abs().sort_values(ascending=False).index[:3]]
+        named = "; ".join(f"{one['people']}: {_share(one)}" for _, one in worst.iterrows())
+        findings.append(
+            f"the 90 % interval holds too rarely, or too often, in {len(off):,} of"
+            f" {many(len(groups), 'group')} shown: {named}"
+        )
+    if close and too_many:  # what asks for care comes first
+        findings.reverse()
+    return "Do the intervals hold?", sentences(findings), CARE if too_many or not close else YES
+
+
+def _share(row: pd.Series) -> str:
+    """How often intervals hold, "81 % (74 % to 86 %)"."""
+    return f"{percent(row['coverage'])} ({percent(row['low'])} to {percent(row['high'])})"
 
 
 def _evenly_spread(people: Ranked, who: str, healthy: bool) -> Check:
@@ -279,30 +282,33 @@ def _evenly_spread(people: Ranked, who: str, healthy: bool) -> Check:
     share = early / len(people)
     low, high = wilson(share * people.effective, people.effective)
     distance, by_chance = from_even(people.scans["share"].to_numpy(), people.controls)
-    finding = (
-        f"{_which_p(people)} is below {EARLY:g} for {percent(share)} of {len(people):,} people"
-        f" ({percent(low)} to {percent(high)}; {who}), where it should be for {percent(EARLY)}; distance"
-        f" from even {distance:.2f}, p {probability(by_chance)}"
+    overall = (
+        f"of {len(people):,} people ({who}) {_which_p(people)} is below {EARLY:g} for {percent(share)}"
+        f" ({percent(low)} to {percent(high)}), where it should be for {percent(EARLY)}; distance from even"
+        f" {distance:.2f}, p {probability(by_chance)}"
     )
     uneven = by_chance < UNEVEN and distance >= LEAST_DISTANCE
     uneven |= p_early < UNEVEN and abs(share - EARLY) >= EARLY_OFF
     if uneven:
-        finding += ": neither p nor z and centile say here how rare a gap is"
+        overall += ": neither p nor z and centile say here how rare a gap is"
         if not healthy:
-            finding += ", unless a condition of these people moves them, for no controls stand apart"
+            overall += ", unless a condition of these people moves them, for no controls stand apart"
+    findings = []
     sets = by_modalities(people)
     off = [one for one in sets if one[3] < UNEVEN / len(sets) and one[2] >= LEAST_DISTANCE]
-    for name, count, d, p in off:
-        only = "" if "+" in name else " only"
-        finding += (
-            f". Uneven among the {count:,} people with {name}{only} (distance {d:.2f}, p {probability(p)}):"
-            " do not compare their z and p with the others'"
+    if off:
+        named = " and ".join(
+            f"the {count:,} people with {name}{'' if '+' in name else ' only'} (distance {d:.2f},"
+            f" p {probability(p)})"
+            for name, count, d, p in off
         )
+        findings.append(f"uneven among {named}: do not compare their z and p with the others'")
     skewed = skewness(people.scans["z"].to_numpy())
-    not_normal = skewed is not None and abs(skewed) > MOST_SKEWED
-    if skewed is not None and not_normal:
-        finding += f". z is not normal here (skewness {number(skewed, sign=True)})"
-    return "Are p and z even among these people?", finding, CARE if uneven or off or not_normal else YES
+    if skewed is not None and abs(skewed) > MOST_SKEWED:
+        findings.append(f"their z is not normal here (skewness {number(skewed, sign=True)})")
+    judgement = CARE if uneven or findings else YES
+    findings.insert(0 if uneven else len(findings), overall)  # what asks for care comes first
+    return "Are p and z even among these people?", sentences(findings), judgement
 
 
 def _free_of_age(people: Ranked, who: str) -> Check:
@@ -323,7 +329,7 @@ def _free_of_age(people: Ranked, who: str) -> Check:
         for end in (by_age.head(third), by_age.tail(third))
     ]
     finding += (
-        f"; mean z {ends[0]}, {ends[1]}. Here z, centile and p partly say how old somebody is: they are not"
+        f". Mean z {ends[0]}, {ends[1]}. Here z, centile and p partly say how old somebody is: they are not"
         " how rare a gap is at the person's age. Compare people of the same ages, or groups with age and"
         " age² as covariates"
     )
@@ -344,113 +350,6 @@ def _healthy_too(who: str, healthy: bool) -> Check | None:
         " for that"
     )
     return "Are there people without a diagnosis?", finding, CARE
-
-
-def _ages(scored: pd.DataFrame) -> Check | None:
-    if "age_in_training_range" not in scored:
-        return None
-    known = scored["age_in_training_range"].dropna().astype(bool)
-    question = "Are the ages those of the training?"
-    if not len(known):
-        return question, "no age is known, so there is no gap", OPEN
-    outside = int((~known).sum())
-    share = outside / len(known)
-    finding = f"{many(outside, 'scan')} of {len(known):,} outside ({percent(share)})"
-    return question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES
-
-
-def _sites(scored: pd.DataFrame) -> Check | None:
-    if "site_seen" not in scored:
-        return None
-    unseen = ~scored["site_seen"].to_numpy(dtype=bool)
-    question = "Did the training know these sites?"
-    if not unseen.any():
-        return question, f"all of them ({scored['site'].nunique():,})", YES
-    site = scored["site"].fillna("").astype(str)
-    not_given = unseen & (site == "").to_numpy()
-    if not_given.all():
-        return question, "their site is not given, so nobody can tell", CARE
-    findings, other = [], unseen & ~not_given
-    if other.any():
-        sites = many(site[other].nunique(), "site")
-        findings.append(
-            f"{int(other.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
-        )
-    if not_given.any():
-        findings.append(f"the site of {int(not_given.sum()):,} of {many(len(scored), 'scan')} is not given")
-    return question, "; ".join(findings), CARE
-
-
-def _other_people(scored: pd.DataFrame) -> Check | None:
-    if "in_training" not in scored:
-        return None
-    question, inside = "Are they other people than the training's?", int(scored["in_training"].sum())
-    if not inside:
-        return question, "all of them", YES
-    finding = (
-        f"{many(inside, 'scan')} of {len(scored):,} are of people of the training: scored by members that"
-        " never saw them, but the bias line was fitted on them, so that their gaps are centred and without"
-        " trend by construction"
-    )
-    return question, finding, CARE
-
-
-def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
-    """How many of the model's features took the training median, which looks typical whatever the scan."""
-    of_model = (about.get("model") or {}).get("features") or {}
-    findings, judgements = [], set()
-    for role in ROLES:
-        count, there = of_model.get(role), scored.get(f"has_{role}")
-        if not count or there is None or not there.any() or f"imputed_{role}" not in scored:
-            continue
-        share = scored.loc[there.to_numpy(dtype=bool), f"imputed_{role}"].to_numpy(dtype=float) / count
-        often = float((share > MOST_IMPUTED).mean())
-        finding = f"{role}: {percent(float(share.mean()))} of {count:,} features missing on average"
-        if often:
-            lacking = many(int((share > MOST_IMPUTED).sum()), "scan")
-            finding += f", more than {percent(MOST_IMPUTED)} in {lacking}"
-        findings.append(finding)
-        judgements.add(CARE if share.mean() > MOST_IMPUTED or often > MOST_STRANGE else YES)
-        if share.mean() > FAR_TOO_MANY_IMPUTED:
-            findings[-1] += (
-                ", so many that this is hardly the model that was tested: its errors, intervals, z and p"
-                " are those of scans with all features"
-            )
-    if not findings:
-        return None
-    finding = "; ".join(findings)
-    if CARE in judgements:
-        finding += (
-            ". They took the training median and so look typical: the checks of how unlike the training"
-            " these scans are (reconstruction, Mahalanobis, range) come out too well"
-        )
-    return "Did the store have the model's features?", finding, CARE if CARE in judgements else YES
-
-
-def _strange(scored: pd.DataFrame) -> Check | None:
-    own = scored["flags"].fillna("").astype(str).str.split(";")
-    strange = int(sum(bool(STRANGE & set(flags)) for flags in own))
-    if not strange and "mahalanobis" not in scored:
-        return None
-    share = strange / len(scored)
-    finding = f"{many(strange, 'scan')} unlike those of the training people ({percent(share)})"
-    return "Are the scans like those of the training?", finding, CARE if share > MOST_STRANGE else YES
-
-
-def _quality(scored: pd.DataFrame) -> Check | None:
-    if "qc_status" not in scored or not scored["qc_status"].isin(["pass", "flag", "fail"]).any():
-        return None
-    counts = scored["qc_status"].value_counts()
-    failed, flagged = int(counts.get("fail", 0)), int(counts.get("flag", 0))
-    finding = f"{many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
-    return "Is the image quality sufficient?", finding, CARE if failed else YES
-
-
-def _independent_line(scored: pd.DataFrame) -> Check | None:
-    if "bias_fit" not in scored or not scored["bias_fit"].fillna("").str.startswith("in_cohort").any():
-        return None
-    finding = "it was fitted on the scans that were scored, and took out part of what differs among them"
-    return "Is the bias line independent of these scans?", finding, CARE
 
 
 def _defined(value: float) -> str:

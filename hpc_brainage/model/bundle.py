@@ -35,11 +35,12 @@ from hpc_brainage.files import (
 )
 from hpc_brainage.model.calibration import Calibration
 from hpc_brainage.model.card import model_card
+from hpc_brainage.model.evidence import Evidence
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.training_range import TrainingRange
 
 FORMAT = "hpc_brainage.model"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _RANGE = "training_range."
 WEIGHTS, INFO, CARD = "model.safetensors", "model.json", "MODEL_CARD.md"
 
@@ -65,38 +66,6 @@ class TrainingPeople(_Record):
     store_sha256: str
     field_strengths: dict[str, int] = Field(default_factory=dict)
     """Scans by the cohort's column `magnetic_field_strength`, tesla; empty where it has none."""
-
-
-class Performance(_Record):
-    """Errors on held-out people, in years; never of bias-corrected ages."""
-
-    n: int
-    mae: float | None
-    rmse: float | None
-    r2: float | None
-    r: float | None
-
-
-class Comparison(_Record):
-    """The model beside the simple predictors, on the same held-out people."""
-
-    model: Performance
-    ridge: Performance
-    mean_predictor: Performance
-    median_predictor: Performance
-
-
-class Evidence(_Record):
-    """Cross-validated errors on held-out people."""
-
-    folds: int
-    not_predicted: int = 0
-    """Scans with too few features of every modality; they are in none of the comparisons."""
-    ridge_predictor: str = "ridge, same inputs"
-    """Which ridge stands in the comparisons: of those that predict everyone, that with the smallest MAE."""
-    everyone: Comparison
-    by_available: dict[str, Comparison] = Field(default_factory=dict)
-    """By which modalities a person has ("smri+fmri", "smri", ...), where people differ in that."""
 
 
 class BiasLine(_Record):

@@ -80,8 +80,8 @@ class Norms(_Record):
     log_sd: Curve
     """Log of the standard deviation, of the same; constant beyond the outer knots."""
     shape: Shape | None = None
-    """Of the gaps less their mean, over their standard deviation. None with fewer than 100 controls, and in
-    bundles of format 2: they are taken for normal."""
+    """Of the gaps less their mean, over their standard deviation. None of 40 controls or fewer, where the
+    search for it failed, and in bundles of format 2: they are taken for normal."""
     z: tuple[float, ...]
     """Held-out normative z of the controls, ascending, each by curves and a shape without their fold."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_brainage.model.bundle import Comparison, Evidence, ModelInfo, Performance
+    from hpc_brainage.model.bundle import ModelInfo
+    from hpc_brainage.model.evidence import Comparison, Evidence, Performance
 
 
 def model_card(info: ModelInfo) -> str:
@@ -47,6 +48,8 @@ def model_card(info: ModelInfo) -> str:
                 for name, part in evidence.by_available.items()
                 for row in _rows(f"with {name}{'' if '+' in name else ' only'}", evidence, part)
             ),
+            "",
+            *_in_words(evidence),
         ]
     lines += ["", "## Age bias", ""]
     if not info.bias:
@@ -96,6 +99,9 @@ def _calibration(info: ModelInfo) -> list[str]:
             f"- normative z from {name}: {one.n} scans, distance from a normal distribution"
             f" {one.ks:.3f} (Kolmogorov-Smirnov, p = {one.p:.2g}), skewness {one.skew:+.2f}"
         )
+    for name, group in found.groups.items():
+        if group.norms is not None and group.norms.shape is None:
+            lines.append(f"- normative z from {name} have no shape: they are as skewed as the gaps")
     lacking = [name for name, group in found.groups.items() if group.norms is None]
     if lacking:
         lines.append(f"- no normative z from {', '.join(lacking)}: too few scans")
@@ -125,6 +131,26 @@ def _rows(people: str, evidence: Evidence, comparison: Comparison) -> list[str]:
         _row(f"{people} | predicting the mean age", comparison.mean_predictor),
         _row(f"{people} | predicting the median age", comparison.median_predictor),
     ]
+
+
+def _in_words(evidence: Evidence) -> list[str]:
+    """What the errors come to: whether the model is told apart from a constant age and from the ridge."""
+    apart = "The model errs less than a constant age"
+    if (difference := evidence.minus_constant) is not None:
+        apart += f" (difference in MAE {difference.words})"
+    doubt = evidence.doubt
+    said = [f"**{_sentence(doubt)} Do not use its brain ages.**" if doubt else f"{apart}."]
+    if beside := evidence.beside_ridge:
+        said.append(_sentence(beside))
+    if evidence.minus_constant is not None:
+        said.append(
+            "Intervals are of a bootstrap over people; what another training would change is not in them."
+        )
+    return said
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _row(name: str, performance: Performance) -> str:

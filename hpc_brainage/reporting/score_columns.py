@@ -53,7 +53,7 @@ BESIDE = (
 GAP_AGE = (
     Column("gap", "Gap"),
     Column("n", "Scans"),
-    Column("mean", "Mean", sign=True),
+    _measure("mean", "Mean", sign=True),
     Column("sd", "SD"),
     _measure("r", "r with age", sign=True),
     _measure("per_decade", "Change per decade", sign=True),

@@ -26,6 +26,11 @@ _NOT_A_DEVICE = (
     "For research. Not a diagnostic device: no row of this table says anything about one person's health."
 )
 _MOST_HEADLINES = 3
+_ERRORS = {
+    "this model": "mean absolute error, years",
+    "their own mean age": "years, by saying their mean age",
+}
+"""What the first screen calls the errors of a predictor."""
 _REFERENCES = (
     "Age bias of gaps: Beheshti I et al. (2019), NeuroImage: Clinical 24:102063; de Lange AMG, Cole JH"
     " (2020), NeuroImage: Clinical 26:102229.",
@@ -52,28 +57,17 @@ def score_report(told: Told) -> str:
 
 def _summary(told: Told) -> Summary:
     scans, people, scored = len(told.table), told.table["participant_id"].nunique(), len(told.scored)
-    lines = [
-        f"{many(scans, 'scan')} of {many(people, 'person', 'people')} of the store {told.store} met"
-        f" the model {told.model}. {scored:,} were scored, and {len(told.known):,} have a gap between"
-        " predicted and chronological age."
-    ]
-    held = int(told.scored["in_training"].sum()) if "in_training" in told.scored else 0
-    if held:
-        lines.append(
-            f"{many(held, 'scan')} {'is' if held == 1 else 'are'} of people in the model's training,"
-            " scored by members that never saw them."
-        )
+    line = (
+        f"{many(scans, 'scan')} of {many(people, 'person', 'people')} of the store {told.store};"
+        f" {len(told.known):,} have a gap between predicted and chronological age."
+    )
     figures = [(f"{scored:,} of {scans:,}", "", "scans scored")]
     if len(told["accuracy"]):
-        errors, line = told.of_judged("accuracy"), told.of_judged("age_line")
         who = "" if told.judged == "everyone" else f" ({told.judged})"
-        for row, name, meaning in (
-            (errors, "mae", "mean absolute error, years"),
-            (errors, "r", "correlation of predicted and true age"),
-            (line, "slope", "slope of predicted on true age"),
-        ):
-            between = interval(row[f"{name}_low"], row[f"{name}_high"])
-            figures.append((number(row[name]), between, f"{meaning}{who}"))
+        for predictor, meaning in _ERRORS.items():
+            row = told.of_judged("accuracy", predictor)
+            between = interval(row["mae_low"], row["mae_high"])
+            figures.append((number(row["mae"]), between, f"{meaning}{who}"))
     for row in _headlines(told):
         difference, between = (
             number(row["difference"], sign=True),
@@ -83,17 +77,17 @@ def _summary(told: Told) -> Summary:
             f"{row['group']} minus {row['reference']}: raw gap, years, adjusted for {row['adjusted_for']}"
         )
         figures.append((difference, between, meaning))
-    reasons = tuple(
-        f"{row['check']} {JUDGEMENTS[row['judgement']][2:].capitalize()}: {row['finding']}."
-        for row in told["checks"].to_dict("records")
-        if row["judgement"] != "yes"
-    )
+    reasons = []
+    for against in told["against"].to_dict("records"):
+        other = against["judgement"] != told.verdict
+        judged = f"{JUDGEMENTS[against['judgement']][2:].capitalize()}: " if other else ""
+        reasons.append(f"{against['check']} {judged}{against['brief']}.")
     return Summary(
         told.verdict,
         "Can this model's brain ages be used in this cohort?",
         _ANSWERS[told.verdict],
-        (*lines, _NOT_A_DEVICE),
-        reasons,
+        (line, _NOT_A_DEVICE),
+        tuple(reasons),
         tuple(figures),
     )
 
@@ -110,7 +104,7 @@ def _headlines(told: Told) -> list[dict[str, Any]]:
 def _model(told: Told) -> Blocks:
     about = told.about.get("model") or {}
     blocks: Blocks = []
-    if len(told["evidence"]):
+    if len(told["evidence"]) and not about.get("card"):  # which has them
         measures = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("r", "r"))
         texts = (Column("people", "People"), Column("predictor", "Predictor"), Column("n", "Scans"))
         columns = (*texts, *(Column(name, heading) for name, heading in measures))

@@ -185,11 +185,11 @@ def sites(told: Told) -> Blocks:
     table = told["site"]
     if not len(table):
         return [_absent("No scan has a gap.")]
+    if len(table) == 1:
+        return [Paragraph("There is one site, so sites cannot be compared.")]
     share = told.numbers.get("site_share")
     blocks: Blocks = []
-    if share is None:
-        blocks.append(Paragraph("There is one site, so sites cannot be compared."))
-    else:
+    if share is not None:
         blocks.append(
             Paragraph(
                 f"Beyond age and sex, {100 * share:.0f} % of the raw gap's variance lies between the"
@@ -236,7 +236,6 @@ def uncertainty(told: Told) -> Blocks:
         blocks.append(
             _absent("The table has no intervals (pi90_lo, pi90_hi), so their coverage cannot be told.")
         )
-    blocks += _of_calibrated_sites(told)
     calibration = (told.about.get("model") or {}).get("calibration") or {}
     if len(told["own_coverage"]):
         controls = calibration.get("controls", "everyone")
@@ -388,6 +387,9 @@ def _compared(told: Told, column: str, differences: str, plain: str, group: list
     """A group's figure and tables, and what has to be said."""
     if not len(told[plain]):
         return [_absent(f"Nobody's {column} is known, so no groups are compared.")]
+    if len(told[plain]) == 1:
+        only = told[plain]["group"].iloc[0]
+        return [_absent(f"All of them are of one {column}, {only}: there is nothing to compare.")]
     known, table = told.known, told[differences]
     labels = np.asarray(group, dtype=object)
     outcome = "bag_corrected" if known.get("bag_corrected", pd.Series(dtype=float)).notna().any() else "bag"

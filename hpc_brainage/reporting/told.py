@@ -68,6 +68,9 @@ class Told:
     def store(self) -> str:
         return str((self.about.get("store") or {}).get("name") or "unnamed")
 
-    def of_judged(self, name: str) -> dict[str, Any]:
-        """The row of a table that is about those whose predictions are held against their age."""
-        return {str(k): v for k, v in self[name][self[name]["people"] == self.judged].iloc[0].items()}
+    def of_judged(self, name: str, predictor: str | None = None) -> dict[str, Any]:
+        """The row of a table about those whose predictions are held against their age, by the predictor."""
+        rows = self[name][self[name]["people"] == self.judged]
+        if predictor is not None:
+            rows = rows[rows["predictor"] == predictor]
+        return {str(k): v for k, v in rows.iloc[0].items()}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc_brainage.errors import EnvironmentLacks, ScoringError
+from hpc_brainage.scoring.dashboard import dashboard_options, is_there, link_of
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.part_work import DEVICE, THREADS
 
@@ -152,15 +153,6 @@ def _in_our_words() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def dashboard_options(address: str) -> dict[str, Any]:
-    """What a scheduler is told of its dashboard: it has one where bokeh is installed."""
-    return {"dashboard_address": address, "dashboard": importlib.util.find_spec("bokeh") is not None}
-
-
-def link_of(cluster: Any) -> str:
-    return str(cluster.dashboard_link) if importlib.util.find_spec("bokeh") is not None else ""
-
-
 @contextmanager
 def _local(fleet: Fleet, tasks: int) -> Iterator[Crew]:
     """Processes of this machine: one for each GPU, or one for each core."""
@@ -184,8 +176,8 @@ def _local(fleet: Fleet, tasks: int) -> Iterator[Crew]:
 
         kind = dask_cuda.LocalCUDACluster
         environment[DEVICE] = "cuda:0"  # each worker sees its own first
-    scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
     dashboard = dashboard_options(fleet.dashboard)
+    scratch = Path(tempfile.mkdtemp(prefix="brainage-dask-"))
     try:
         with (
             _environment_put_back(),
@@ -231,9 +223,9 @@ def _existing(address: str) -> Iterator[Crew]:
             hint="for tls:// Dask needs distributed.comm.tls in its configuration",
         ) from None
     with client:
-        about = client.scheduler_info(n_workers=-1)
-        link = client.dashboard_link if "dashboard" in about["services"] else ""
-        yield Crew(client, max(1, len(about["workers"])), link)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        link = str(client.dashboard_link)
+        yield Crew(client, max(1, len(workers)), link if is_there(link) else "")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError
 from hpc_brainage.modality import ROLES
-from hpc_brainage.model.bundle import Evidence, ModelInfo
+from hpc_brainage.model.bundle import ModelInfo
 from hpc_brainage.scoring.answers import Answers
 
 IMPLAUSIBLE_YEARS = (0.0, 120.0)
@@ -51,17 +51,6 @@ def depth_flags(said: Answers, recon_z: dict[str, np.ndarray], info: ModelInfo) 
         if depth.beyond is not None:
             flags[f"features_out_of_range_{role}"] = said.out_of_range[role] > depth.beyond
     return flags
-
-
-def is_no_better_than_the_mean(evidence: Evidence | None) -> bool:
-    """Whether a constant age did as well as the model on held-out people: then a gap means nothing."""
-    if evidence is None:
-        return False
-    one = evidence.everyone
-    constants = [c.mae for c in (one.mean_predictor, one.median_predictor) if c.mae is not None]
-    if one.model.mae is None or one.model.r2 is None:
-        return True
-    return one.model.r2 <= 0 or one.model.mae >= min(constants, default=float("inf"))
 
 
 def judge_table(table: pd.DataFrame, info: ModelInfo, accept: bool = False) -> tuple[str, ...]:

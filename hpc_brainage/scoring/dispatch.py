@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import queue
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ _ATTEMPTS = 3
 _MOST_FAILED = 10
 _GLANCE = 1.0  # seconds
 _FETCH = 10.0  # seconds
+_PAUSE = 0.1  # seconds
 
 Tell = Callable[[PartRecord | None], None]
 Task = Sequence[range]
@@ -89,6 +91,12 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
                 tell(records[-1])
         elif future.status == "cancelled":  # nobody here cancels what is under way
             raise _lost()
+        elif future.status != "error":
+            # Its worker ended after it had said that the task was done: another one does it again. Until
+            # then Dask counts it as done, and would wait for its error as long as nobody comes.
+            time.sleep(_PAUSE)
+            watch(future, task)
+            crew.tend(len(records))
         elif len(task) > 1:
             for part in task:
                 submit([part])

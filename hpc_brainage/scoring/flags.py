@@ -28,7 +28,7 @@ FLAGS: dict[str, str] = {
     "features_out_of_range_fmri": "out_of_range_fmri above the 99th percentile of held-out people",
     "id_in_training": "the identifier is of the training; sex or age is another, and so is the data",
     "model_barely_follows_age": "the slope of the model's held-out predictions on age is below 0.3",
-    "model_no_better_than_mean": "on held-out people a constant age errs no more than this model",
+    "model_no_better_than_mean": "on held-out people the model is not told to err less than a constant age",
     "predictions_nearly_constant": "the predictions of the whole table hardly differ",
     "qc_flag": "a measure of image quality is worse than usual: see qc_reasons",
     "qc_fail": "a measure of image quality is too bad to be used: see qc_reasons",

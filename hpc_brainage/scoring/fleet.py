@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpc_brainage.cluster.resources import Resources, read_resources
+from hpc_brainage.cluster.resources import NO_FLAGS, Flags, Resources, read_resources
 from hpc_brainage.errors import UsageError
 
 LOCAL = "local"
@@ -21,7 +21,7 @@ class Fleet:
     workers : how many; by default one for each GPU or core of this machine, or one job.
     least, most : bounds of a number of jobs that follows the work, in place of `workers`.
     gpus : of each worker; by default one on a machine that has GPUs, or what the site's TOML says.
-    dashboard : address where Dask's dashboard listens; by default a free port of this machine alone.
+    dashboard : address where Dask's dashboard listens; None for any free port, for this machine alone.
     """
 
     resources: Resources | None = None
@@ -30,7 +30,7 @@ class Fleet:
     least: int | None = None
     most: int | None = None
     gpus: int | None = None
-    dashboard: str = "127.0.0.1:0"
+    dashboard: str | None = None
 
     @classmethod
     def of(
@@ -43,6 +43,7 @@ class Fleet:
         most: int | None = None,
         gpus: int | None = None,
         dashboard: str | None = None,
+        flags: Flags = NO_FLAGS,
     ) -> Fleet:
         """From the words of the command line.
 
@@ -52,7 +53,7 @@ class Fleet:
         """
         said = {
             "--workers": workers, "--min-workers": least, "--max-workers": most,
-            "--gpus-per-worker": gpus, "--cluster": cluster, "--dashboard": dashboard,
+            "--gpus-per-worker": gpus, "--cluster": cluster, "--dashboard": dashboard, **flags.typed(),
         }  # fmt: skip
         if scheduler is not None and (other := [word for word, value in said.items() if value is not None]):
             raise UsageError(
@@ -61,7 +62,9 @@ class Fleet:
                 hint=f"leave {other[0]} away",
             )
         is_local = cluster in (None, LOCAL)
-        resources = None if is_local else read_resources(str(cluster), others=(LOCAL,))
+        resources = None if is_local else flags.over(read_resources(str(cluster), others=(LOCAL,)))
+        if is_local:
+            flags.refuse_without_jobs()
         if is_local and (least is not None or most is not None):
             raise UsageError(
                 "a number of workers that follows the work is for jobs",
@@ -85,4 +88,4 @@ class Fleet:
             raise UsageError(
                 "the bounds are the wrong way round", where=f"--min-workers {least} --max-workers {most}"
             )
-        return cls(resources, scheduler, workers, least, most, gpus, dashboard or cls.dashboard)
+        return cls(resources, scheduler, workers, least, most, gpus, dashboard)

@@ -6,11 +6,14 @@ people has less of it. Everything is by which modalities a scan was scored from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
 from hpc_brainage.modality import ROLES
 from hpc_brainage.model.bundle import ModelInfo
+from hpc_brainage.model.calibration import Calibration, Group
 from hpc_brainage.scoring.age_support import are_few
 from hpc_brainage.scoring.answers import Answers, modalities_named
 from hpc_brainage.scoring.normative import centile, normative_z, outside, p_accelerated
@@ -22,6 +25,20 @@ COLUMNS = ("pi90_lo", "pi90_hi", "bag_z", "bag_centile", "p_accelerated")
 def available(table: pd.DataFrame) -> np.ndarray:
     """Which modalities each row of a score table was scored from, as "smri+fmri"; "" for none."""
     return modalities_named({role: table[f"has_{role}"].to_numpy() for role in ROLES})
+
+
+def by_modalities(
+    calibration: Calibration | None, modalities: np.ndarray
+) -> Iterator[tuple[Group, np.ndarray]]:
+    """What is known of each set of modalities, with the places of the scans that were scored from it.
+
+    Parameters
+    ----------
+    modalities : what each scan was scored from, as "smri+fmri"; "" for none.
+    """
+    if calibration is not None:
+        for name, group in calibration.groups.items():
+            yield group, np.flatnonzero(modalities == name)
 
 
 def interpret(said: Answers, age: np.ndarray, sex: np.ndarray, info: ModelInfo) -> dict[str, np.ndarray]:
@@ -36,11 +53,10 @@ def interpret(said: Answers, age: np.ndarray, sex: np.ndarray, info: ModelInfo) 
     made = {name: np.full(len(age), np.nan) for name in COLUMNS}
     made |= {f"recon_z_{role}": rebuilding_z(said, role, info) for role in ROLES}
     made["modality_delta"] = said.brain_age_alone["smri"] - said.brain_age_alone["fmri"]
-    if info.calibration is None:
-        return made
-    predicted, groups = said.brain_age, said.available
-    for name, group in info.calibration.groups.items():
-        rows = np.flatnonzero((groups == name) & np.isfinite(predicted))
+    predicted = said.brain_age
+    for group, rows in by_modalities(
+        info.calibration, np.where(np.isfinite(predicted), said.available, "")
+    ):
         sd, nobodys = said.sd_aleatoric[rows], np.full(len(rows), -1)
         scans = Predicted(predicted[rows], age[rows], sd, sex[rows], nobodys)
         half = half_widths(group.intervals, scans)
@@ -64,12 +80,9 @@ def outside_norms(said: Answers, age: np.ndarray, info: ModelInfo) -> np.ndarray
     """Of which scans the age lies outside those of the controls that the model is calibrated on, or has
     too few of them near."""
     beyond = np.zeros(len(age), dtype=bool)
-    if info.calibration is None:
-        return beyond
-    groups = said.available
-    for name, group in info.calibration.groups.items():
+    for group, rows in by_modalities(info.calibration, said.available):
         if group.norms is not None:
-            beyond |= (groups == name) & outside(group.norms, age)
+            beyond[rows] = outside(group.norms, age[rows])
     return beyond
 
 

@@ -5,10 +5,10 @@ predictions regress to the mean, s for the brains of older people differ more. B
 splines in age (three or four degrees of freedom) with an offset for sex; s is modelled on the log scale.
 
 Healthy people's gaps are skewed: more people look much older than much younger. So the standardised gap
-u = (Δ - m(age, sex)) / s(age, sex) is not the z yet. With at least 100 controls, u is made normal by their
-own skewness and tails (`sinh_arcsinh`), so that a z of 2 is as rare as it should be, on either side: of 685
+u = (Δ - m(age, sex)) / s(age, sex) is not the z yet. It is made normal by the controls' own skewness and
+tails (`sinh_arcsinh`), so that a z of 2 is as rare as it should be, on either side: of 685
 held-out people of ABIDE I with both modalities, u was above 1.96 for 4.4 % and below -1.96 for 1.3 %, and
-z, of a shape from the other folds, for 2.5 % and 2.5 %.
+z, of a shape from the other folds, for 2.5 % and 2.3 %.
 
 Few people are near the ends of the ages, and a line that runs on there makes s too small or too large:
 beyond the outer knots s stays what it is at the knot. They are the 5th and 95th percentile of the controls'
@@ -31,8 +31,6 @@ from hpc_brainage.scoring.splines import columns, evaluate, least_squares, log_m
 from hpc_brainage.scoring.uncertainty import Predicted, without_own_fold
 
 FEWEST_PEOPLE = 60
-FEWEST_FOR_A_SHAPE = 100
-"""Of fewer controls a shape is guessed so badly that z is better off without one."""
 _FEWEST_OF_A_SEX = 20
 _MEAN_PEOPLE = (200, 60)  # for four and for three degrees of freedom
 _SD_PEOPLE, _SD_LINE_PEOPLE = 400, 120  # for four, and for a line
@@ -50,7 +48,8 @@ def fit_norms(people: Predicted) -> Norms | None:
     """Mean, spread, shape and the z of held-out controls; None for fewer than 60, or too few near any age.
 
     The z that are kept are of controls of ages of which something is said, each of curves and a shape that
-    were fitted without the person's fold, so that a new person's z is compared with z like its own.
+    were fitted without the person's fold, so that a new person's z is compared with z like its own. Where
+    there is no shape, as of 40 controls or fewer, u counts as z, and the model card says so.
     """
     if len(people) < FEWEST_PEOPLE or np.ptp(people.age) == 0:
         return None
@@ -66,7 +65,7 @@ def fit_norms(people: Predicted) -> Norms | None:
         return excess / spread
 
     u, fold = without_own_fold(people, say)[known], people.fold[known]
-    shape = fit_shape(u) if len(u) >= FEWEST_FOR_A_SHAPE else None
+    shape = fit_shape(u)
     z = np.sort(u if shape is None else _reshaped_without_own_fold(u, fold, shape))
     return Norms(
         age_min=float(people.age.min()), age_max=float(people.age.max()), ages=ages, mean=mean,
@@ -173,12 +172,12 @@ def _excess_and_spread(
 
 
 def _reshaped_without_own_fold(u: np.ndarray, fold: np.ndarray, shape: Shape) -> np.ndarray:
-    """z of each control by the shape of the other folds' controls; by everybody's where these are few."""
+    """z of each control by the shape of the other folds' controls; by everybody's where these are few, or
+    have none."""
     z = np.empty(len(u))
     for one in sorted(set(fold.tolist())):
         own = fold == one
-        enough = (~own).sum() >= FEWEST_FOR_A_SHAPE
-        z[own] = reshaped(fit_shape(u[~own]) if enough else shape, u[own])
+        z[own] = reshaped(fit_shape(u[~own]) or shape, u[own])
     return z
 
 

@@ -17,7 +17,7 @@ from hpc_brainage.scans import FIELD_STRENGTH, SCAN_COLUMNS, field_strengths
 from hpc_brainage.scoring import bias
 from hpc_brainage.scoring.alignment import RoleMatch
 from hpc_brainage.scoring.answers import Answers
-from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags, is_no_better_than_the_mean
+from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags
 from hpc_brainage.scoring.flags import join_flags
 from hpc_brainage.scoring.interpretation import interpret, of_a_rare_age, outside_norms
 from hpc_brainage.scoring.members import ask_members
@@ -210,7 +210,8 @@ class Predictor:
         raised |= depth_flags(said, {role: table[f"recon_z_{role}"].to_numpy() for role in ROLES}, info)
         weak = [group for group, line in info.bias.items() if line.slope < bias.WEAK_SLOPE]
         raised["model_barely_follows_age"] = bias.line_names(table, info.bias).isin(weak)
-        raised["model_no_better_than_mean"] = np.full(len(table), is_no_better_than_the_mean(info.evidence))
+        doubtful = info.evidence is not None and info.evidence.doubt is not None
+        raised["model_no_better_than_mean"] = np.full(len(table), doubtful)
         return join_flags(raised, (table["status"] == "scored").to_numpy())
 
     def _other_field(self, scans: pd.DataFrame) -> np.ndarray:

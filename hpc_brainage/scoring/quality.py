@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.scoring.table import numbers
+
 EULER_FAIL = -217.0
 FEWEST_AT_A_SITE = 20
 """With fewer scans at a site, its median and MAD are no measure of what is usual there."""
@@ -97,7 +99,7 @@ def judge_quality(table: pd.DataFrame) -> Quality:
         if column is None or not _is_number(table, column, notes):
             continue
         figures.append(column)
-        value = _numbers(table, column)
+        value = numbers(table, column)
         rows = _used(table, limit.role) & np.isfinite(value)
         flagged, failed = value > limit.flag, value > limit.fail
         beyond = np.where(failed, limit.fail, limit.flag)
@@ -106,7 +108,7 @@ def judge_quality(table: pd.DataFrame) -> Quality:
     columns = next((own for own in _EULER if all(one in names for one in own)), ())
     own = [names[one] for one in columns]
     if own and all(_is_number(table, column, notes) for column in own):
-        sides = np.stack([_numbers(table, column) for column in own])
+        sides = np.stack([numbers(table, column) for column in own])
         euler = sides.mean(axis=0)
         rows = _used(table, "smri") & np.isfinite(euler)
         if (sides[:, rows] > _HIGHEST_EULER).any():
@@ -159,7 +161,3 @@ def _is_number(table: pd.DataFrame, column: str, notes: list[str]) -> bool:
         return True
     notes.append(f"{column} is no number, and says nothing of image quality")
     return False
-
-
-def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    return table[column].to_numpy(dtype=float, na_value=np.nan)

@@ -72,6 +72,7 @@ def score_store(
     resume: bool = True,
     accept_implausible: bool = False,
     progress: Progress | None = None,
+    watched_at: Callable[[str], None] | None = None,
 ) -> ScoringReport:
     """Score the scans of a store and write `OUT.tsv`, `OUT.parquet` and `OUT.json`.
 
@@ -84,6 +85,7 @@ def score_store(
     resume : whether parts that an interrupted run of the same kind left are kept.
     accept_implausible : write a table that makes no sense as a whole, too.
     progress : told how many scans of how many are done, and what there is to remark.
+    watched_at : told the link of Dask's dashboard, if there is one.
 
     Raises
     ------
@@ -115,6 +117,8 @@ def score_store(
         seconds = 0.0
         if open_parts:
             with hired(fleet or Fleet(), len(open_parts), folder.logs) as crew:
+                if watched_at is not None and crew.dashboard:
+                    watched_at(crew.dashboard)
                 account.crew = crew
                 made = carry_out(crew, work, open_parts, account.tell)
                 account.crew = None
@@ -165,7 +169,6 @@ class _Account:
         if self.crew is not None:
             present = self.crew.present
             remarks += [f"{present} of {self.crew.wanted} workers"] if present < self.crew.wanted else []
-            remarks += [self.crew.dashboard] if self.crew.dashboard else []
         self._progress(self._done, self._total, ", ".join(remarks))
 
 

@@ -26,13 +26,15 @@ from hpc_brainage.cluster.resources import Resources, TrainResources
 from hpc_brainage.cluster.sbatch import outside_of_any_job, refusal
 from hpc_brainage.cluster.slurm import job_states, node_addresses, read_partitions, require_slurm
 from hpc_brainage.errors import EnvironmentLacks, UsageError
-from hpc_brainage.scoring.crew import ALLOCATOR, Crew, dashboard_options, link_of, threads_of
+from hpc_brainage.scoring.crew import ALLOCATOR, Crew, threads_of
+from hpc_brainage.scoring.dashboard import dashboard_options, link_of
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.part_work import DEVICE
 
 _LOOKS_EVERY = 10.0  # seconds
 _LOST_FOR_NOTHING = 3
 """Jobs in a row, for each worker that is wanted, that may end without a part being done."""
+_LIFETIME = "DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION"
 _LEAVES_BEFORE = 300  # seconds before its time is up, at most a fifth of it
 
 
@@ -53,6 +55,7 @@ def slurm_crew(fleet: Fleet, resources: Resources, tasks: int, logs: Path) -> It
     wanted = min(fleet.most or fleet.workers or 1, tasks)
     if "%" in str(logs.absolute()):
         raise UsageError("SLURM puts numbers in place of a % in a log's path", where=logs)
+    dashboard = dashboard_options(fleet.dashboard)
     logs.mkdir(parents=True, exist_ok=True)
 
     from distributed import Client
@@ -67,10 +70,7 @@ def slurm_crew(fleet: Fleet, resources: Resources, tasks: int, logs: Path) -> It
                 silence_logs=logging.CRITICAL,
                 security=Security.temporary(),
                 shared_temp_directory=str(logs.absolute()),
-                scheduler_options={
-                    "host": _address(asked.scheduler_interface),
-                    **dashboard_options(fleet.dashboard),
-                },
+                scheduler_options={"host": _address(asked.scheduler_interface)} | dashboard,
             )
         )
         held.callback(cluster.close_certificates)  # before their folder is gone
@@ -175,8 +175,9 @@ def _job(settings: dict[str, Any], gpus: int, resources: Resources, logs: Path) 
     """The job of a worker, in dask-jobqueue's words; with several GPUs it has a process for each."""
     seconds, processes = 60 * settings["time"], max(1, gpus)
     environment = ALLOCATOR | threads_of(max(1, settings["cpus_per_worker"] // processes))
-    # A worker that leaves gives its work back; one that is cut off costs a part an attempt.
-    lifetime = ["--lifetime", f"{seconds - min(_LEAVES_BEFORE, seconds // 5)}s"]
+    # A worker that leaves gives its work back; one that is cut off costs a part an attempt. As a word on
+    # the command line, dask-cuda's worker would not know it.
+    environment[_LIFETIME] = f"{seconds - min(_LEAVES_BEFORE, seconds // 5)}s"
     has_cuda_worker = bool(gpus) and importlib.util.find_spec("dask_cuda") is not None
     if has_cuda_worker:
         environment[DEVICE] = "cuda:0"  # each worker sees its own first
@@ -204,7 +205,8 @@ def _job(settings: dict[str, Any], gpus: int, resources: Resources, logs: Path) 
         "job_script_prologue": [*resources.setup, *exports],
         "local_directory": '"${TMPDIR:-/tmp}"',
         "worker_command": "dask_cuda.cli" if has_cuda_worker else "distributed.cli.dask_worker",
-        "worker_extra_args": [] if has_cuda_worker else lifetime,
+        # A worker's own dashboard would be there for whoever reaches its node.
+        "worker_extra_args": ["--no-dashboard"],
     }
 
 

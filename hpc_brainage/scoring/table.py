@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hpc_brainage.files import write_durably, write_json, write_text
@@ -115,7 +116,9 @@ SCHEMA: dict[str, Column] = {
 }
 
 SITE_COLUMNS: dict[str, Column] = {
-    "site_calibration": Column("text", "from how many local controls, around what; or why not"),
+    "site_calibration": Column(
+        "text", "from how many local controls of which modalities, around what; or why not"
+    ),
     "site_offset": Column("number", "what the site adds to a gap, years, from local controls, shrunk"),
     "site_scale": Column("number", "spread of the site's gaps against the training's, shrunk"),
     "bag_site_calibrated": Column(
@@ -182,6 +185,11 @@ def cohort_names(columns: Sequence[str]) -> dict[str, str]:
             taken.add(name)
         names[own] = name
     return names
+
+
+def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of a score table as float64 (rows,); NaN where it is empty."""
+    return table[column].to_numpy(dtype=float, na_value=np.nan)
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,13 @@ from hpc_brainage.scoring.bias import (
     line_names,
 )
 from hpc_brainage.scoring.interpretation import available
+from hpc_brainage.scoring.local_controls import check_controls
 from hpc_brainage.scoring.quality import judge_quality
 from hpc_brainage.scoring.saved import SavedScores
-from hpc_brainage.scoring.site_calibration import calibrate_sites, check_controls
-from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty, notes_on_sites
+from hpc_brainage.scoring.site_calibration import calibrate_sites
+from hpc_brainage.scoring.site_notes import in_the_sidecar, notes_on_sites
+from hpc_brainage.scoring.site_shifts import BySite
+from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty
 from hpc_brainage.scoring.table import SCHEMA, SITE_COLUMNS
 
 
@@ -105,15 +108,11 @@ class WholeTable:
             found = calibrate_sites(table, self.local_controls, lines, self.bias)
             table = found.table
             notes += found.notes
-            norms: dict[str, SiteNorms] = {}
+            norms: BySite[SiteNorms] = {}
             if info.calibration is not None:
                 table, norms = calibrate_uncertainty(table, found.controls, info.calibration)
-            notes += notes_on_sites(table, found.shifts, norms)
-            about["site_calibration"] = {
-                "controls": self.local_controls.name,
-                "around_norms": {name: _plain(one) for name, one in norms.items()},
-                "around_bias_line": {name: asdict(shift) for name, shift in found.shifts.items()},
-            }
+            notes += notes_on_sites(table, found.controls, found.shifts, norms)
+            about["site_calibration"] = in_the_sidecar(self.local_controls.name, found.shifts, norms)
         quality = judge_quality(table)
         table = table.assign(qc_status=quality.status, qc_reasons=quality.reasons)
         flags = {"qc_flag": table["qc_status"] == "flag", "qc_fail": table["qc_status"] == "fail"}
@@ -165,13 +164,6 @@ class WholeTable:
             f"bag_corrected still correlates with age in these scans (r = {after:+.2f}; bag:"
             f" {r['bag']:+.2f}): keep age as a covariate"
         ]
-
-
-def _plain(one: SiteNorms) -> dict[str, Any]:
-    return asdict(one.shift) | {
-        "of_modalities": one.of_modalities,
-        "widening": one.widening if np.isfinite(one.widening) else None,
-    }
 
 
 def _correlation(gap: pd.Series, age: pd.Series) -> float | None:

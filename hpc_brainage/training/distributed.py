@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,11 +44,15 @@ class Processes:
 
     def word_of_the_first(self, value: float) -> float:
         """The first process's value, in every process; all of them must ask at the same point."""
+        return self.words_of_the_first([value])[0]
+
+    def words_of_the_first(self, values: Sequence[float]) -> list[float]:
+        """The first process's values, as many as each process brings, in every process."""
         if self.world_size == 1:
-            return value
-        told = torch.tensor(value, dtype=torch.float64, device=self.device)
+            return list(values)
+        told = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.broadcast(told, src=0)
-        return float(told)
+        return told.tolist()
 
     def summed(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of all processes' values, in every process."""

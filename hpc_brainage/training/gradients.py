@@ -97,6 +97,8 @@ class SharedGradients:
 
     def _send(self, buffer: _Buffer) -> None:
         self._next += 1
+        # None: no scan of this process has used the parameter, though those of another may have; or nobody
+        # does, since its term has no weight (decoders without any reconstruction). That adds nothing.
         made = [parameter.grad for parameter in buffer.parameters]
         if any(gradient is None for gradient in made):
             buffer.flat.zero_()

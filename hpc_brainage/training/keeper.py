@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,12 @@ import torch
 from hpc_brainage.training.distributed import Processes
 from hpc_brainage.training.engine import Piece
 from hpc_brainage.training.lease import Lease, TakenOver
-from hpc_brainage.training.of_stack import newest_with, share_of, stack_name
+from hpc_brainage.training.of_stack import Stacks
 from hpc_brainage.training.snapshot import Snapshot, Snapshots
 from hpc_brainage.training.stop import Agreement, Signals, Stopped, Wish
 
+_NONE = -1
+"""The step of a checkpoint that is not there."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -66,14 +69,20 @@ class Keeper:
     agreement: Agreement
     seconds: float
     lease: Lease | None = None
+    _stacks: Stacks = field(init=False)
     _snapshots: Snapshots | None = None
     _spared: bool = False
     _last: float = 0.0
+    _saved: int = _NONE
+    _has_failed: bool = False
     _buffer: torch.Tensor | None = None
     _writing: Future[None] | None = None
     _writer: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
     )
+
+    def __post_init__(self) -> None:
+        self._stacks = Stacks(self.folder, self.key)
 
     def __enter__(self) -> Keeper:
         return self
@@ -95,24 +104,19 @@ class Keeper:
         """
         self._snapshots = Snapshots(self.folder / name, self.key)
         newest = self._snapshots.newest() if self.processes.is_first else None
-        told = self.processes.word_of_the_first(-1.0 if newest is None else float(newest))
-        step = None if told < 0 else int(told)
+        told = self.processes.word_of_the_first(newest.step if newest else _NONE)
+        step = None if told == _NONE else int(told)
         if self.processes.is_first:
             self._snapshots.forget_unless(step)
-        self._last = time.monotonic()
+        self._last, self._saved, self._has_failed = time.monotonic(), _NONE, False
         if step is not None:
-            return self._snapshots.read(step)
+            return newest or self._snapshots.read(step)
         return None if member is None else self._share(member)
 
     def _share(self, member: int) -> Snapshot | None:
-        found = newest_with(self.folder, self.key, member) if self.processes.is_first else None
-        first, last, step = (
-            int(self.processes.word_of_the_first(float(number))) for number in found or (-1, -1, -1)
-        )
-        if step < 0:
-            return None
-        saved = Snapshots(self.folder / stack_name(first, last), self.key).read(step)
-        return share_of(saved, member)
+        found = self._stacks.newest_with(member) if self.processes.is_first else None
+        first, last, step = map(int, self.processes.words_of_the_first(found or [_NONE] * 3))
+        return None if step == _NONE else self._stacks.share(first, last, step, member)
 
     def after_step(self, state: Callable[[], State]) -> None:
         """Save, if it is time to or the run shall stop; all processes call this after the same step.
@@ -136,10 +140,8 @@ class Keeper:
         if wish == Wish.SAVE:
             return
         self._wait()
-        self.agreement.meet()  # a launcher may end the others as soon as the first one is gone
-        if wish == Wish.INTERRUPT:
-            raise KeyboardInterrupt
-        raise Stopped(self.folder.parent)
+        # A launcher may end the others as soon as the first one is gone.
+        self._end_if_told(self.agreement.meet(wish))
 
     def save(self, state: State) -> None:
         """Take a snapshot, to be written in the background."""
@@ -150,12 +152,17 @@ class Keeper:
         if self.processes.is_first:
             for name, tensor in state.fixed.items():
                 pieces[name], sizes[name] = Piece(0, tensor.reshape(-1)), tensor.numel()
+        told = torch.tensor([float(bool(pieces)), float(self._has_failed)], device=self.processes.device)
+        holders, failures = self.processes.summed(told).tolist()
         # At ZeRO stage 0 the first process has everything, and writes alone.
-        holders = self.processes.summed(torch.tensor(float(bool(pieces)), device=self.processes.device))
         writers = self.processes.world_size if holders > 1 else 1
-        self._last = time.monotonic()
+        # What others have written of a checkpoint that is not whole would fill the disk for good.
+        half = self._saved if failures and self.processes.is_first else _NONE
+        self._last, self._saved, self._has_failed = time.monotonic(), state.step, False
         if self.processes.rank < writers:
-            self._writing = self._writer.submit(self._write, self._snapshots, state, pieces, sizes, writers)
+            self._writing = self._writer.submit(
+                self._write, self._snapshots, state, pieces, sizes, writers, half
+            )
 
     def spare(self) -> None:
         """What was begun cannot be kept elsewhere: its checkpoints stay, and training can go on from them.
@@ -165,12 +172,24 @@ class Keeper:
         self._spared = True
 
     def end(self) -> None:
-        """What was begun is finished: its checkpoints are removed, unless nothing else is left of it."""
+        """What was begun is finished: its checkpoints are removed, unless nothing else is left of it.
+
+        Raises
+        ------
+        Stopped, KeyboardInterrupt : a process was told to, after the last step.
+        """
         self._wait()
-        self.agreement.meet()
+        wish = self.agreement.meet(self.signals.wish)
         if self.processes.is_first and self._snapshots is not None and not self._spared:
             self._snapshots.remove()
         self._snapshots, self._spared = None, False
+        self._end_if_told(wish)
+
+    def _end_if_told(self, wish: Wish) -> None:
+        if wish == Wish.INTERRUPT:
+            raise KeyboardInterrupt
+        if wish == Wish.STOP:
+            raise Stopped(self.folder.parent)
 
     def _is_due(self) -> bool:
         """Whether the first process's clock says so; it asks once."""
@@ -202,16 +221,22 @@ class Keeper:
         pieces: Mapping[str, Piece],
         sizes: Mapping[str, int],
         writers: int,
+        half: int,
     ) -> None:
         try:
+            if half != _NONE:
+                snapshots.forget(half)
             snapshots.write(state.step, self.processes.rank, writers, pieces, sizes, state.record)
-            if self.processes.is_first:
-                snapshots.prune()
         except OSError as problem:
+            self._has_failed = True
             _LOG.warning(
                 "the checkpoint of step %d could not be saved, and training goes on (%s: %s)",
                 state.step, snapshots.folder, problem.strerror,
             )  # fmt: skip
+            return
+        if self.processes.is_first:
+            with suppress(OSError):  # what cannot be removed now is removed after the next one
+                snapshots.prune()
 
     def _wait(self) -> None:
         """Until what is being written is on the disk, or was said not to be."""

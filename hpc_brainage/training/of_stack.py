@@ -7,6 +7,7 @@ processes train them one by one, and each goes on from its own share.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_brainage.training.snapshot import Snapshot, Snapshots
@@ -19,20 +20,47 @@ def stack_name(first: int, last: int) -> str:
     return f"members-{first}-{last}"
 
 
-def newest_with(checkpoints: Path, key: str, member: int) -> tuple[int, int, int] | None:
-    """The newest whole checkpoint of a stack that a member was in: the stack's first and last number, and
-    the step."""
-    for folder in sorted(checkpoints.glob("members-*")):
-        if (name := _STACK.fullmatch(folder.name)) is None:
-            continue
-        snapshots = Snapshots(folder, key)
-        step = snapshots.newest()
-        if step is not None and member in snapshots.read(step).record.get("members", ()):
-            return int(name[1]), int(name[2]), step
-    return None
+@dataclass
+class Stacks:
+    """The checkpoints of stacks among those of a run; nobody adds to them meanwhile.
+
+    The one that was read last is kept: the members that come next were in it, too.
+    """
+
+    checkpoints: Path
+    key: str
+    _held: tuple[Path, Snapshot | None] | None = None
+
+    def newest_with(self, member: int) -> tuple[int, int, int] | None:
+        """The newest whole checkpoint of a stack that a member was in: the stack's first and last number,
+        and the step."""
+        for folder in sorted(self.checkpoints.glob("members-*")):
+            name = _STACK.fullmatch(folder.name)
+            if name is None or not int(name[1]) <= member <= int(name[2]):
+                continue
+            if self._held is None or self._held[0] != folder:
+                self._held = folder, Snapshots(folder, self.key).newest()
+            found = self._held[1]
+            if found is not None and member in found.record.get("members", ()):
+                return int(name[1]), int(name[2]), found.step
+        return None
+
+    def share(self, first: int, last: int, step: int, member: int) -> Snapshot:
+        """What a member has of the checkpoint that `newest_with` has named, in whichever process.
+
+        Raises
+        ------
+        TrainingError : it is not there, or not whole.
+        """
+        folder = self.checkpoints / stack_name(first, last)
+        found = self._held[1] if self._held and self._held[0] == folder else None
+        if found is None:
+            found = Snapshots(folder, self.key).read(step)
+            self._held = folder, found
+        return _share_of(found, member)
 
 
-def share_of(found: Snapshot, member: int) -> Snapshot:
+def _share_of(found: Snapshot, member: int) -> Snapshot:
     """A member's own tensors and progress, as one process would have saved them of it alone."""
     record = found.record
     members, terms = record["members"], record["terms"]
@@ -44,4 +72,4 @@ def share_of(found: Snapshot, member: int) -> Snapshot:
         if not name.startswith("sums/")
     }
     sums = [[float(found.tensors[f"sums/{term}"][place]) for term in terms]]
-    return Snapshot(tensors, {**record, "sums": sums})
+    return Snapshot(found.step, tensors, {**record, "sums": sums})

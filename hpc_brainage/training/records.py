@@ -156,10 +156,14 @@ class RunFolder:
         return self.status().get("state") == "finished"
 
     def finish(self) -> None:
-        """Mark the run as finished, and as the newest one beside it; it needs no checkpoints under way."""
+        """Mark the run as finished, and as the newest one beside it; it needs no checkpoints under way, and
+        nothing that kills have left half written or half removed."""
+        for left in self.checkpoints.iterdir():
+            if left.is_dir():
+                remove_tree(left)
+            elif left.suffix == ".tmp":
+                left.unlink()
         self.update(state="finished")
-        for left in self.checkpoints.glob("member*/"):
-            remove_tree(left)
         link = self.path.parent / LATEST
         if link.is_symlink() or not link.exists():
             fresh = self.path.parent / f".{LATEST}.{os.getpid()}"

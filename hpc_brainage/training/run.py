@@ -174,7 +174,8 @@ def _members(
         MemberTask(index, rows, member_seed(settings.seed, index))
         for index, rows in enumerate(learned_from)
     ]
-    done = [task.index for task in tasks if processes.word_of_the_first(float(task.index in finished))]
+    known = processes.words_of_the_first([float(task.index in finished) for task in tasks])
+    done = [task.index for task, is_done in zip(tasks, known, strict=True) if is_done]
     for index, member, summary in _trained(data, tasks, done, config, keeper, report, begun):
         if processes.is_first:
             try:

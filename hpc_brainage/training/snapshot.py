@@ -35,8 +35,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint that was read: the whole tensors, flat float32, and what was written beside them."""
+    """A checkpoint that was read: of which step, the whole tensors, flat float32, and what was written
+    beside them."""
 
+    step: int
     tensors: dict[str, torch.Tensor]
     record: dict[str, Any]
 
@@ -78,12 +80,11 @@ class Snapshots:
         }
         write_json(place / f"rank-{rank}.json", content)
 
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint that is complete and undamaged; others are named in the log."""
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint that is complete and undamaged; others are named in the log."""
         for step in sorted(self._steps(), reverse=True):
             try:
-                self.read(step)
-                return step
+                return self.read(step)
             except BrainAgeError as problem:
                 _LOG.warning("a checkpoint is passed over: %s (%s)", self._place(step), problem.what)
         return None
@@ -119,7 +120,7 @@ class Snapshots:
             if isinstance(problem, TrainingError):
                 raise
             raise TrainingError(f"not readable ({problem})", where=place) from None
-        return Snapshot(tensors, first["record"])
+        return Snapshot(step, tensors, first["record"])
 
     def prune(self) -> None:
         """Keep the newest `KEPT` complete checkpoints, and whatever is newer than them."""
@@ -127,6 +128,10 @@ class Snapshots:
         for step in self._steps():
             if len(complete) >= KEPT and step < complete[-KEPT]:
                 remove_tree(self._place(step))
+
+    def forget(self, step: int) -> None:
+        """Remove a checkpoint that not every process could write."""
+        remove_tree(self._place(step))
 
     def forget_unless(self, step: int | None) -> None:
         """Remove everything newer than a step, or everything: what is damaged, or was never completed."""

@@ -73,7 +73,8 @@ class Steps:
         # Each process holds its scans' share of every mean over the step; together they are the mean.
         own = self.progress.sums
         together = self.processes.summed(torch.stack([value.float() for value in own.values()]))
-        return {name: value / len(whole) for name, value in zip(own, together.tolist(), strict=True)}
+        taken = self.progress.taken  # more than `whole`, if another number of processes has begun the epoch
+        return {name: value / taken for name, value in zip(own, together.tolist(), strict=True)}
 
     def _mine(self, part: int) -> slice:
         """The scans of a step that this process takes in a part of it."""

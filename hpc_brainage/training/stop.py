@@ -117,11 +117,15 @@ class Agreement:
         self._asked = work, told
         return agreed
 
-    def meet(self) -> None:
-        """Wait until all processes have come here; what they wished before is forgotten."""
-        if self._group is not None:
-            self._answer()
-            torch.distributed.all_reduce(torch.zeros(1), group=self._group)
+    def meet(self, mine: Wish) -> Wish:
+        """Wait until all processes have come here, and learn what they wish now; what they wished before is
+        forgotten."""
+        if self._group is None:
+            return mine
+        self._answer()
+        told = torch.tensor(int(mine))
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
+        return Wish(int(told))
 
     def _answer(self) -> Wish:
         if self._asked is None:

@@ -26,7 +26,7 @@ def test_a_store_is_scored_and_reported_on(trained: tuple[Path, Answer]) -> None
 def test_the_page_goes_where_it_is_asked_for_and_says_the_verdict(
     brainage: Brainage, tmp_path: Path
 ) -> None:
-    written(tmp_path, score_table(200))
+    written(tmp_path, score_table(400).query("diagnosis == 'control'").reset_index(drop=True))
     said = brainage("report", "scores", "--group", "sex", "--out", "pages/one.html")
     assert said.code == 0
     assert "can this model's brain ages be used in this cohort: yes" in said.text

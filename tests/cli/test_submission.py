@@ -111,6 +111,9 @@ def test_bad_input_is_said_here_and_nothing_is_submitted(
         (("people.csv", "--cluster", "slurm", "--finalise"), 2, "--finalise"),
         (("people.csv", "--cluster", "slurm", "--append"), 2, "--append"),
         (("people.csv", "--jobs", "3"), 2, "--cluster slurm as well"),
+        (("people.csv", "--account", "lab"), 2, "no job is submitted"),
+        (("people.csv", "--cluster", "slurm", "--time", "soon"), 2, "--time soon"),
+        (("people.csv", "--cluster", "slurm", "--partition", "lnog"), 2, "--partition NAME"),
         (("people.csv", "--cluster", "slurm", "--jobs", "0"), 2, "--jobs"),
     ):
         answer = brainage("convert", *words)
@@ -145,6 +148,29 @@ def test_a_long_time_is_let_be_where_a_partition_has_it(
     answer = brainage("convert", "people.csv", "--cluster", "site.toml")
     assert answer.code == 0, answer.text
     assert "#SBATCH --time=12960\n" in (slurm / "job-1").read_text()
+
+
+def test_what_the_jobs_ask_for_may_be_typed_and_is_not_typed_by_them(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text('partition = "main"\ntime = "9-00:00:00"\naccount = "lab"')
+    flags = ("--partition", "long", "--qos", "night", "--time", 90)
+    answer = brainage("convert", "people.csv", "--cluster", "site.toml", *flags)
+    assert answer.code == 0, answer.text
+    asked = (slurm / "job-1").read_text()
+    for line in ("--partition=long", "--account=lab", "--qos=night", "--time=90"):
+        assert f"#SBATCH {line}\n" in asked
+    assert commands(tmp_path) == [["convert", "--workers=2", "--", "people.csv"]]
+
+
+def test_a_refusal_names_the_flag_that_mends_it(
+    brainage: Brainage, slurm: Path, table: Path, tmp_path: Path
+) -> None:
+    (slurm / "refuse-1").write_text("sbatch: error: Invalid qos specification\n")
+    answer = brainage("convert", "people.csv", "--cluster", "slurm", "--qos", "nihgt")
+    assert answer.code == 2
+    for words in ("qos = 'nihgt'", "set it by --qos, or in the TOML"):
+        assert words in answer.text
 
 
 def test_a_cluster_that_does_not_answer_is_not_said_to_have_no_partitions(

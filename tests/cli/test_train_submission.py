@@ -23,7 +23,7 @@ from pretended_slurm import pretend_slurm
 from hpc_brainage.cli import follow, launch
 from hpc_brainage.cluster.process import started_at
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.run_job import job_of, keep_job, plan_job
+from hpc_brainage.cluster.run_job import job_of, keep_job, keep_this_job, plan_job
 from hpc_brainage.cluster.starts import Start
 from hpc_brainage.config import load_config
 from hpc_brainage.training.lease import Lease
@@ -433,6 +433,47 @@ def test_logs_are_those_of_the_first_process_that_failed(
     assert (missing.code, "one of job-100.log, rank-0.log" in missing.text) == (3, True)
 
 
+def test_what_a_job_asks_for_may_be_typed_and_is_kept(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site.toml").write_text('account = "lab"\n[train]\npartition = "gpu"\ntime = 60')
+    flags = ("--partition", "long", "--account", "other", "--qos", "night", "--time", "2-00:00:00")
+    words = ("train", "--nodes", 2, "--cluster", "site.toml", *flags, *SETTINGS)
+    printed = brainage(*words, "--dry-run").out
+    for line in ("--partition=long", "--account=other", "--qos=night", "--time=2880"):
+        assert f"#SBATCH {line}\n" in printed
+    assert "submitted job 100" in brainage(*words).text
+    assert (slurm / "job-1").read_text() == printed
+    (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
+    assert "submitted job 200" in brainage("resume", RUN).text
+    assert (slurm / "job-2").read_text() == printed
+
+
+def test_what_is_said_of_a_run_is_said_of_the_job_that_trains_it_not_of_one_that_came_too_late(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs of one instant: 200 is kept, but 100 has the lease, and 200 ends where it finds that."""
+    brainage("train", "--nodes", 2, *SETTINGS)
+    run = tmp_path / RUN
+    first = job_of(run)
+    assert first is not None
+    keep_job(run, first.model_copy(update={"id": "200"}))
+    for name, value in {"SLURM_JOB_ID": "100", "BRAINAGE_START": str(run / "logs" / "100-0")}.items():
+        monkeypatch.setenv(name, value)
+    keep_this_job(run)
+    for name in ("SLURM_JOB_ID", "BRAINAGE_START"):
+        monkeypatch.delenv(name)
+    for name in ("100-0", "200-0"):
+        (run / "logs" / name).mkdir()
+    (run / "logs" / "rank-0.log").write_text("it goes well\n")
+    Start(run / "logs" / "200-0").record(0, "another training is under way", is_loss=False)
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n200|FAILED|NonZeroExitCode|0:00|\n")
+    assert re.search(r"openbhb 100 running", brainage("jobs").text)
+    assert "failed first" not in brainage("logs", RUN).text
+    assert brainage("cancel", RUN).code == 0
+    assert (slurm / "cancelled").read_text() == "100\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -444,6 +485,12 @@ def test_logs_are_those_of_the_first_process_that_failed(
         (("train", "--nodes", "2", "--name", "../x"), 2, "a run's name is one word"),
         (("train", "--nodes", "2", "--name", "a/b"), 2, "a run's name is one word"),
         (("train", "--nodes", "2", "--name", ".."), 2, "a run's name is one word"),
+        (("train", "--nodes", "2", "--partition", "lnog"), 2, "main (4 nodes), long (2 nodes)"),
+        (("train", "--nodes", "2", "--partition", "lnog"), 2, "--partition NAME, or a line in the TOML"),
+        (("train", "--nodes", "2", "--time", "9-00:00:00"), 2, "by --time or in the TOML"),
+        (("train", "--nodes", "2", "--time", "soon"), 2, "--time soon"),
+        (("train", "--time", "9"), 2, "no job is submitted"),
+        (("train", "--partition", "main", "--nodes", "2", "--cluster", "local"), 2, "--partition main"),
         (("train", "--dry-run"), 2, "there is no job to print"),
         (("train", "--nodes", "2", "--cluster", "local", "--dry-run"), 2, "there is no job to print"),
         (("resume", "runs/none"), 3, "there is no run here"),

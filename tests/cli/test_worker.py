@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from hpc_brainage.cli import worker
+from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.cluster.run_job import job_of, keep_job, plan_job
 from hpc_brainage.cluster.starts import Start
 from hpc_brainage.errors import EnvironmentLacks, StoreError
 from hpc_brainage.training.distributed import LostProcess, join_processes
@@ -36,7 +39,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
 
 def works(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> int:
-    def work(run: Path) -> None:
+    def work(run: Path, on_start: Callable[[object], None]) -> None:
         if error is not None:
             raise error
 
@@ -115,6 +118,25 @@ def test_a_defect_shows_itself_in_the_log(
     assert "Traceback" in capsys.readouterr().err
     works(monkeypatch, StoreError("the store is damaged"))
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_job_that_may_train_leaves_its_number_in_the_run_s_folder(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the lease is its own: that is when training says that it has started."""
+    planned = plan_job(start.run, 1, Resources(), "slurm").model_copy(update={"id": "200"})
+    keep_job(start.run, planned)
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    found = []
+
+    def work(run: Path, on_start: Callable[[object], None]) -> None:
+        found.append(job_of(run))
+        on_start(None)
+        found.append(job_of(run))
+
+    monkeypatch.setattr(worker, "work", work)
+    assert worker.main([str(start.run)]) == 0
+    assert found == [planned, planned.model_copy(update={"id": "100"})]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])

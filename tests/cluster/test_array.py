@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pretended_slurm import pretend_slurm
 
-from hpc_brainage.cluster.array import Submission, submit, work_in
+from hpc_brainage.cluster.array import BODY, Submission, submit, work_in
 from hpc_brainage.cluster.resources import Resources
 from hpc_brainage.errors import EnvironmentLacks, UsageError
 
@@ -218,9 +218,50 @@ def test_only_a_job_that_was_told_to_stop_queues_itself_again(
         assert (tmp_path / "asked").read_text() == f"requeue {job}\n"
 
 
-def test_the_sbatch_file_of_the_repository_asks_for_the_same(slurm: Path, tmp_path: Path) -> None:
+def test_the_sbatch_file_of_the_repository_says_the_same(slurm: Path, tmp_path: Path) -> None:
     submitted(tmp_path / "jobs")
-    by_hand = [line for line in BY_HAND.read_text().splitlines() if line.startswith("#SBATCH")]
-    assert {"#SBATCH --requeue", "#SBATCH --open-mode=append", "#SBATCH --cpus-per-task=2"} <= set(
-        asked(slurm, 1)
-    ) & set(by_hand)
+    text, by_hand = (slurm / "job-1").read_text(), BY_HAND.read_text()
+    assert text.endswith(f"\n{BODY}\n")
+    assert by_hand.endswith(f"\n{BODY}\n")
+    of_both = set(options(text)) & set(options(by_hand))
+    assert of_both == {
+        "--requeue", "--open-mode=append", "--signal=USR2@90", "--cpus-per-task=2", "--mem=4096M"
+    }  # fmt: skip
+    assert set(options(by_hand)) - of_both == {"--job-name=brainage-convert", "--output=%x-%j.log"}
+    named_here = {"--job-name", "--output", "--time", "--array", "--nodes"}  # by hand: on sbatch's line
+    assert {line.split("=")[0] for line in set(options(text)) - of_both} == named_here
+
+
+def options(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+@pytest.mark.parametrize(
+    ("ended", "restarts", "code", "requeued"),
+    [
+        ("exit 0", 0, 0, False),
+        ("exit 4", 0, 4, False),
+        ("kill -USR2 $$", 10, 140, True),
+        ("", 11, 5, False),
+    ],
+)
+def test_by_hand_only_a_job_that_was_told_to_stop_queues_itself_again_and_not_for_ever(
+    slurm: Path, tmp_path: Path, ended: str, restarts: int, code: int, requeued: bool
+) -> None:
+    programs = tmp_path / "programs"
+    (programs / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{tmp_path}/ran"\n{ended}\n')
+    (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" > "{tmp_path}/asked"\n')
+    (programs / "scontrol").chmod(0o755)
+    env = {
+        "PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "3",
+        "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "8",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }  # fmt: skip
+    done = subprocess.run(["bash", BY_HAND, "my images", "x.zarr"], env=env, check=False, timeout=20)
+    assert done.returncode == code
+    assert (tmp_path / "asked").is_file() == requeued
+    if requeued:
+        assert (tmp_path / "asked").read_text() == "requeue 10_3\n"
+    if restarts <= 10:
+        typed = ["brainage", "convert", "--workers", "3", "--part", "3/8", "my images", "x.zarr"]
+        assert (tmp_path / "ran").read_text().splitlines() == ["--cpus-per-task=3", *typed]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_brainage.cluster.resources import Resources, read_resources
+from hpc_brainage.cluster.resources import (
+    Flags,
+    Resources,
+    ScoreResources,
+    TrainResources,
+    read_resources,
+)
 from hpc_brainage.errors import UsageError
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "cluster" / "example.toml"
@@ -97,6 +104,45 @@ def test_what_a_site_cannot_mean_is_refused(tmp_path: Path, line: str, message: 
         read_resources(str(site))
     assert message in str(refused.value)
     assert "site.toml" in str(refused.value)
+
+
+def test_flags_go_above_the_site_s_toml_and_above_its_sections() -> None:
+    own: dict[str, Any] = {"partition": "gpu", "qos": "long", "time": 5}
+    site = Resources(
+        partition="cpu", account="lab", time=60, cpus=3, train=TrainResources(gpus_per_node=2, **own),
+        score=ScoreResources(**own),
+    )  # fmt: skip
+    assert Flags().over(site) == site
+    asked = Flags("main,long", "other", "short", "1-00:00:00").over(site)
+    for part in (asked, asked.train, asked.score):
+        assert (part.partition, part.qos, part.time) == ("main,long", "short", 1440)
+    assert (asked.account, asked.cpus, asked.train.gpus_per_node) == ("other", 3, 2)
+    only_time = Flags(time="90").over(site)
+    assert (only_time.time, only_time.train.time, only_time.train.partition) == (90, 90, "gpu")
+    assert site.train.time == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "where"),
+    [
+        (Flags(time="soon"), "--time soon"),
+        (Flags(time="02:00"), "--time 02:00"),
+        (Flags(time="0"), "--time 0"),
+        (Flags(time="-5"), "--time -5"),
+        (Flags(partition="cpu", account=""), "--account "),
+    ],
+)
+def test_a_flag_that_cannot_be_meant_is_named(flags: Flags, where: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        flags.over(Resources())
+    assert where in str(refused.value)
+
+
+def test_what_is_asked_of_jobs_is_refused_where_there_are_none() -> None:
+    Flags().refuse_without_jobs()
+    with pytest.raises(UsageError, match="no job is submitted") as refused:
+        Flags(qos="long", time="90").refuse_without_jobs()
+    assert "--qos long" in str(refused.value)
 
 
 def test_a_cluster_that_is_not_there_is_no_cluster(tmp_path: Path) -> None:

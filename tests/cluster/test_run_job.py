@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pretended_slurm import pretend_slurm
 
+from hpc_brainage.cluster import run_job
 from hpc_brainage.cluster.resources import Resources, TrainResources
 from hpc_brainage.cluster.run_job import (
     BODY,
@@ -20,6 +21,7 @@ from hpc_brainage.cluster.run_job import (
     code_of,
     job_of,
     keep_job,
+    keep_this_job,
     plan_job,
     submit_run,
 )
@@ -189,6 +191,52 @@ def test_a_run_that_is_moved_takes_its_code_along_and_a_copy_has_no_job(run: Pat
     shutil.rmtree(moved / "code")
     with pytest.raises(TrainingError, match="is gone"):
         batch_file(moved, found)
+
+
+@pytest.mark.parametrize("kept", [{"id": "200"}, {"id": None}, {"cluster": "local", "id": "7", "ticks": 3}])
+def test_of_two_jobs_of_one_run_the_one_that_trains_is_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object]
+) -> None:
+    asked = job(run, nodes=3)
+    keep_job(run, asked.model_copy(update=kept))
+    monkeypatch.setenv("BRAINAGE_START", str(run / "logs" / "100-0"))
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    keep_this_job(run)
+    assert job_of(run) == asked.model_copy(update={"id": "100"})
+    before = (run / "job.json").stat().st_ino
+    keep_this_job(run)
+    assert (run / "job.json").stat().st_ino == before  # it is not written again, at each start of the job
+
+
+def test_what_is_kept_of_a_job_is_not_changed_by_what_is_none(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of this machine, and one that is typed within an interactive job."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("BRAINAGE_START", str(run / "logs" / "1-local"))
+    keep_this_job(run)
+    assert job_of(run) is None
+    here = job(run).model_copy(update={"cluster": "local", "id": "7", "ticks": 3})
+    keep_job(run, here)
+    keep_this_job(run)
+    monkeypatch.delenv("BRAINAGE_START")
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    keep_this_job(run)
+    assert job_of(run) == here
+
+
+def test_a_job_without_room_for_its_number_trains_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_job(run, job(run))
+    monkeypatch.setenv("BRAINAGE_START", str(run / "logs" / "100-0"))
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_job, "write_json", full)
+    keep_this_job(run)
 
 
 def test_a_job_does_not_run_another_version_than_was_submitted(run: Path) -> None:

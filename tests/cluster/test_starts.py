@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def start_of(run: Path, name: str) -> Start:
     folder = run / "logs" / name
     folder.mkdir(parents=True)
     return Start(folder)
+
+
+def starts_in_turn(run: Path, *names: str) -> None:
+    """Starts that were made a second apart: the clock of a file system is too coarse for less."""
+    for second, name in enumerate(names):
+        os.utime(start_of(run, name).folder, (second, second))
 
 
 def test_the_others_wait_for_rank_0_and_hear_where_it_is(run: Path) -> None:
@@ -87,11 +94,20 @@ def test_a_job_that_was_submitted_anew_has_all_its_starts_again(run: Path) -> No
 
 def test_the_newest_start_is_the_one_made_last(run: Path) -> None:
     assert newest_start(run) is None
-    for name in ("99-0", "12-0", "12-1"):
-        start_of(run, name)
+    starts_in_turn(run, "99-0", "12-0", "12-1")
     found = newest_start(run)
     assert found is not None
     assert (found.folder.name, found.job, found.run) == ("12-1", 12, run)
+
+
+def test_of_several_jobs_the_newest_start_is_looked_for_among_those_of_the_one_that_is_meant(
+    run: Path,
+) -> None:
+    starts_in_turn(run, "100-0", "100-1", "1000-0", "200-0")
+    for job, newest in (("100", "100-1"), ("200", "200-0"), ("300", "200-0")):
+        found = newest_start(run, job)
+        assert found is not None
+        assert found.folder.name == newest
 
 
 def test_half_a_line_of_a_start_that_was_cut_off_spoils_no_other(run: Path) -> None:

@@ -119,6 +119,21 @@ def test_a_card_without_controls_says_how_the_people_were_chosen(
     assert "whatever their diagnosis" not in card
 
 
+def test_a_card_says_whose_z_have_no_shape(finished: tuple[FinishedRun, Bundle]) -> None:
+    info = finished[1].info
+    assert info.calibration is not None
+    said = "normative z from {} have no shape"
+    assert said.format("smri") not in model_card(info)
+    one = info.calibration.groups["smri"]
+    assert one.norms is not None
+    without = one.model_copy(update={"norms": one.norms.model_copy(update={"shape": None})})
+    groups = info.calibration.groups | {"smri": without}
+    calibration = info.calibration.model_copy(update={"groups": groups})
+    card = model_card(info.model_copy(update={"calibration": calibration}))
+    assert said.format("smri") in card
+    assert said.format("fmri") not in card
+
+
 def test_held_out_people_are_measured_as_scans_are_scored(finished: tuple[FinishedRun, Bundle]) -> None:
     run, bundle = finished
     table = scored(bundle, Path(run.folder.request()["store"]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 from scored_tables import score_table
 
 from hpc_brainage.errors import UsageError
@@ -145,3 +148,72 @@ def test_sites_that_do_not_differ_explain_nothing_and_one_site_is_no_comparison(
     assert by_site(score_table(40, sites=1))[1] is None
     few, _ = by_site(score_table(12, sites=4))
     assert few["adjusted_gap"].isna().all()
+
+
+def by_hand(table: pd.DataFrame, column: str, reference: str) -> dict[str, float]:
+    """The difference between two diagnoses by ordinary least squares with an indicator for each site."""
+    known = table[table[column].notna()]
+    age, y = known["age"].to_numpy(float), known[column].to_numpy(float)
+    sites = [(known["site"] == site) * 1.0 for site in sorted(set(known["site"]))[1:]]
+    case = (known["diagnosis"] != reference) * 1.0
+    x = np.column_stack([np.ones(len(y)), case, age, age**2, (known["sex"] == "M") * 1.0, *sites])
+    inverse = np.linalg.inv(x.T @ x)
+    beta = np.linalg.lstsq(x, y, rcond=None)[0]
+    left = y - x @ beta
+    weight = (left / (1 - np.sum(x @ inverse * x, axis=1))) ** 2  # HC3
+    error = np.sqrt((inverse @ (x.T * weight) @ x @ inverse)[1, 1])
+    degrees = len(y) - x.shape[1]
+    spread, reach = np.sqrt(left @ left / degrees), student.ppf(0.975, degrees)
+    small = 1 - 3 / (4 * degrees - 1)
+    g = small * beta[1] / spread
+    g_error = np.sqrt((small * error / spread) ** 2 + g**2 / (2 * degrees))
+    return {
+        "difference": beta[1],
+        "low": beta[1] - reach * error,
+        "high": beta[1] + reach * error,
+        "p": 2 * student.sf(abs(beta[1]) / error, degrees),
+        "g": g,
+        "g_low": g - reach * g_error,
+        "g_high": g + reach * g_error,
+    }
+
+
+def check_by_hand(table: pd.DataFrame, reference: str) -> None:
+    """What the report shows of the raw gap and of z is what the regression gives."""
+    found, _ = compared(table, diagnoses(table), reference)
+    assert len(found) == 2
+    assert set(found["adjusted_for"]) == {"age, age², sex, site"}
+    for row, column in zip(found.to_dict("records"), ("bag", "bag_z"), strict=True):
+        expected = by_hand(table, column, reference)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_every_number_of_the_table_is_that_of_a_regression_by_hand() -> None:
+    table = score_table(240, sites=5).assign(bag_z=lambda t: t["bag_corrected"] / 4)
+    table.loc[::7, "bag_z"] = np.nan
+    check_by_hand(table, "control")
+
+
+@pytest.mark.real
+def test_so_they_are_for_the_people_sites_and_diagnoses_of_abide(real_data: Path) -> None:
+    """Brain ages are of a plain regression on forty surface areas; everything else is theirs."""
+    folder = real_data / "abide1"
+    people = pd.read_csv(folder / "participants.csv").set_index("file_id")
+    brain = pd.read_csv(folder / "smri_freesurfer6.csv.gz", index_col=0)
+    people, brain = people.align(brain.select_dtypes("number"), join="inner", axis=0)
+    features = brain.loc[:, brain.notna().all() & (brain.std() > 0)].iloc[:, :40]
+    x = np.column_stack([np.ones(len(features)), (features - features.mean()) / features.std()])
+    age = people["age"].to_numpy(float)
+    table = pd.DataFrame(
+        {
+            "participant_id": people.index.astype(str),
+            "age": age,
+            "sex": people["sex"].to_numpy(),
+            "site": people["site"].to_numpy(),
+            "diagnosis": people["dx"].to_numpy(),
+            "bag": x @ np.linalg.lstsq(x, age, rcond=None)[0] - age,
+        }
+    )
+    assert set(table["diagnosis"]) == {"ASD", "TC"}
+    assert set(table["sex"]) == {"F", "M"}
+    check_by_hand(table.assign(bag_z=table["bag"] / table["bag"].std()), "TC")

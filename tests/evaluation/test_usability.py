@@ -72,6 +72,34 @@ def test_a_shifted_cohort_is_to_be_used_with_care() -> None:
     assert verdict == "care"
 
 
+def shifted(years: float, people: int = 300) -> tuple[str, str]:
+    """What is said of gaps that are all off by so much; they vary by 4 years."""
+    table = score_table(people)
+    control = (table["diagnosis"] == "control").to_numpy()
+    off = years - table.loc[control, "bag_corrected"].mean()
+    table[["brain_age", "bag", "bag_corrected"]] += off
+    return found_in(table, "Are the gaps centred?")
+
+
+def test_a_mean_gap_of_controls_that_matters_and_is_beyond_chance_is_no_centred_one() -> None:
+    judgement, finding = shifted(-1.3)
+    assert judgement == "care"
+    assert "mean corrected gap of control −1.30 years (−1." in finding
+    assert " to −0." in finding
+    assert shifted(-0.5)[0] == "yes"
+
+
+def test_what_a_few_people_s_gaps_are_off_by_may_be_chance() -> None:
+    assert shifted(-1.3, 50)[0] == "yes"
+    assert shifted(-2.6, 50)[0] == "care"
+
+
+def test_a_condition_may_shift_the_gaps_where_no_controls_stand_apart() -> None:
+    assert "condition" not in shifted(3.0)[1]
+    cases = score_table(300).assign(diagnosis="ASD")
+    assert "or by a condition of theirs" in found_in(cases, "Are the gaps centred?")[1]
+
+
 def test_a_trend_that_the_model_s_line_does_not_take_out_is_seen() -> None:
     table = score_table(400)
     table["bag_corrected"] = table["bag"]
@@ -231,6 +259,41 @@ def test_a_finding_does_not_say_the_judgement_again(column: str, value: str) -> 
     assert not said.str.match("(yes|care|no|open)[:,]").any()
 
 
+def own_evidence(model: float, constant: float, ridge: float, surely: float | None = 0.2) -> dict[str, Any]:
+    """Held-out errors as a sidecar brings them; differences known to within `surely` years."""
+    errors = {name: {"n": 300, "mae": mae, "rmse": mae, "r2": 0.4, "r": 0.6} for name, mae in (
+        ("model", model), ("ridge", ridge), ("mean_predictor", constant), ("median_predictor", constant),
+    )}  # fmt: skip
+    found: dict[str, Any] = {"folds": 5, "ridge_predictor": "ridge, smri", "everyone": errors}
+    if surely is not None:
+        for name, rival in (("minus_constant", constant), ("minus_ridge", ridge)):
+            by = model - rival
+            found[name] = {"value": by, "low": by - surely, "high": by + surely}
+    return found
+
+
+def test_a_ridge_that_errs_less_asks_for_care_and_is_named_with_its_errors() -> None:
+    question, table = "Does the model do as well as a ridge regression?", score_table(300)
+    judgement, finding = found_in(table, question, evidence=own_evidence(4.0, 9.0, 3.5))
+    assert judgement == "care"
+    assert (
+        "(ridge, smri) errs less than the model (3.50 against 4.00 years; model minus ridge +0.50"
+        in finding
+    )
+    assert found_in(table, question, evidence=own_evidence(4.0, 9.0, 3.9))[0] == "yes"
+    assert found_in(table, question, evidence=own_evidence(4.0, 9.0, 5.0))[0] == "yes"
+    assert found_in(table, question, evidence=own_evidence(4.0, 9.0, 3.9, None))[0] == "care"
+    assert question not in judged(table)[1]
+
+
+def test_a_model_that_is_not_told_apart_from_a_constant_age_is_said_with_its_numbers() -> None:
+    table = score_table(300).assign(flags="model_no_better_than_mean")
+    found = found_in(table, "Did scoring let the predictions stand?", evidence=own_evidence(4.0, 4.1, 5.0))
+    assert found[0] == "no"
+    assert "the model errs less than a constant age, but is not told apart from one" in found[1]
+    assert "4.00 against 4.10 years, difference −0.10, 95 % −0.30 to +0.10" in found[1]
+
+
 def test_many_who_were_not_scored_ask_for_care_and_nobody_scored_is_no() -> None:
     table = score_table(100)
     assert judged(not_scored(table, list(range(5))))[1]["Was everybody scored?"] == "yes"
@@ -302,6 +365,16 @@ def with_norms(table: pd.DataFrame, z: np.ndarray, n: int, seed: int) -> pd.Data
     return table.assign(bag_z=z, p_accelerated=(1 + at_least) / (n + 1), bag_centile=100 * norm.cdf(z))
 
 
+def test_intervals_calibrated_at_their_sites_are_no_group_of_people() -> None:
+    table = with_uncertainty(score_table(400, sites=2))
+    raw = found_in(table, "Do the intervals hold?")[1]
+    lo, hi = table["pi90_lo"] + 30, table["pi90_hi"] + 30
+    moved = table.assign(pi90_lo_site_calibrated=lo, pi90_hi_site_calibrated=hi)
+    judgement, finding = found_in(moved, "Do the intervals hold?")
+    assert judgement == "yes"
+    assert finding.startswith(f"{raw}; calibrated at their sites, in 0 % (")
+
+
 NORMS = {"uniformity": {"smri": {"n": 221, "ks": 0.04, "p": 0.8, "skew": 0.1}}}
 EVEN, AGE = "Are p and z even among these people?", "Is age out of z and p?"
 
@@ -342,7 +415,7 @@ def test_people_of_one_set_of_modalities_who_are_off_are_seen() -> None:
     )
     judgement, finding = found_in(with_norms(table, z, 221, 1), EVEN, calibration=both)
     assert judgement == "care"
-    assert "Uneven among the 15 people with smri only" in finding
+    assert "uneven among the 15 people with smri only" in finding
 
 
 def test_calibrated_z_and_p_are_the_ones_judged() -> None:

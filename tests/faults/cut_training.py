@@ -4,8 +4,9 @@
 
 `stop` sends SIGTERM to the process of rank RANK itself when it has taken its NUMBER-th step, `kill` sends
 it SIGKILL, `freeze` SIGSTOP, `raise` lets it fail with an error. `write` kills it in the middle of its
-NUMBER-th checkpoint's tensors, `mark` when the tensors are there and nothing says so yet. `full` lets no
-file become larger than NUMBER bytes, as if the disk was full. Ends as a job's process does: 0, or 75 if it
+NUMBER-th checkpoint's tensors, `mark` when the tensors are there and nothing says so yet, `remove` when a
+finished member's checkpoints are being removed. `full` lets no file become larger than NUMBER bytes, as if
+the disk was full. Ends as a job's process does: 0, or 75 if it
 was told to stop, or 3 for an error that is said. The folder of a run may be followed by `--save`: then a
 checkpoint is written after every step that finds the last one written.
 """
@@ -18,6 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
+from hpc_brainage import files
 from hpc_brainage.errors import BrainAgeError
 from hpc_brainage.training import snapshot
 from hpc_brainage.training.keeper import Keeper
@@ -32,6 +34,7 @@ def cut(moment: str, rank: int, number: int) -> None:
     if int(os.environ.get("RANK", "0")) != rank:
         return
     after_step, write_flat, write_json = Keeper.after_step, snapshot._write_flat, snapshot.write_json
+    remove = files._remove
     count = iter(range(1, 1 << 30))
 
     def die() -> None:
@@ -56,10 +59,17 @@ def cut(moment: str, rank: int, number: int) -> None:
             die()
         write_json(path, content)
 
+    def cut_removal(folder: Path) -> None:
+        if folder.name.startswith(".member") and next(count) == number:
+            die()
+        remove(folder)
+
     if moment == "write":
         snapshot._write_flat = cut_write
     elif moment == "mark":
         snapshot.write_json = cut_mark
+    elif moment == "remove":
+        files._remove = cut_removal
     elif moment == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
     else:

@@ -110,18 +110,26 @@ def told_to_stop(run: RunFolder) -> None:
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     store: Path, undisturbed: RunFolder, tmp_path: Path
 ) -> None:
-    """In the middle of writing a checkpoint; when it is there but nothing says so; between two."""
+    """In the middle of writing a checkpoint; when it is there but nothing says so; between two; in the
+    middle of removing those of a finished member."""
     run = prepared(tmp_path / "run", store, 0)
-    cuts = [("write", 0, 3), ("mark", 0, 2), ("kill", 0, 3)]
+    cuts = [("write", 0, 3), ("mark", 0, 2), ("kill", 0, 3), ("remove", 0, 1)]
+    left = []
     for how in cuts:
         codes, said = start(run, "--save", *how)
         assert codes == [KILLED], said
         assert (run.path / LEASE).is_file()
-    assert list(run.checkpoints.glob("member-0/step-*"))
+        left.append([path.name for path in run.checkpoints.iterdir() if path.is_dir()])
+    assert left[:3] == [["member-0"]] * 3
+    assert left[3][0].startswith(".member-0"), "what was finished is being removed"
     run_training(run.path)
     assert run.status()["restarts"] == len(cuts)
     assert_as_undisturbed(run, undisturbed, 0.0)
-    assert not any(path.is_dir() or path.suffix == ".tmp" for path in run.checkpoints.iterdir())
+    (run.checkpoints / ".member-1.json.01234567.tmp").touch()  # of a kill while a finished member is saved
+    run.finish()
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+        f"member-{index}.{kind}" for index in (0, 1) for kind in ("json", "safetensors")
+    ]
 
 
 @pytest.mark.timeout(200)
@@ -134,6 +142,20 @@ def test_one_of_two_is_told_to_stop_and_one_process_goes_on(
     assert run.status()["state"] == "stopped"
     (step,) = (run.checkpoints / "member-0").iterdir()
     assert sorted(path.name for path in step.glob("*.json")) == ["rank-0.json", "rank-1.json"]
+    run_training(run.path)
+    assert_as_undisturbed(run, undisturbed, 1e-4)
+
+
+@pytest.mark.timeout(200)
+def test_one_of_two_is_told_to_stop_at_the_very_last_step_and_both_do_with_every_member_saved(
+    store: Path, undisturbed: RunFolder, tmp_path: Path
+) -> None:
+    run = prepared(tmp_path / "run", store, 0)
+    steps = 2 * json.loads(undisturbed.metrics.read_text().splitlines()[-1])["step"]  # of two members
+    codes, said = start(run, "stop", 1, steps, world=2)
+    assert codes == [STOPPED_EXIT, STOPPED_EXIT], said
+    assert run.status()["state"] == "stopped"
+    assert len(list(run.checkpoints.glob("member-*.json"))) == 2
     run_training(run.path)
     assert_as_undisturbed(run, undisturbed, 1e-4)
 

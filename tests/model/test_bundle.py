@@ -14,6 +14,7 @@ from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import ModelError
 from hpc_brainage.model.age_scale import AgeScale
 from hpc_brainage.model.bundle import (
+    FORMAT_VERSION,
     INFO,
     WEIGHTS,
     ModelInfo,
@@ -93,7 +94,7 @@ def test_a_bundle_knows_whom_it_has_seen_without_naming_them(saved: Path) -> Non
 
 def test_a_bundle_of_the_first_format_is_read(saved: Path) -> None:
     record = json.loads((saved / INFO).read_text())
-    assert record["format_version"] == 3
+    assert record["format_version"] == FORMAT_VERSION
     del record["calibration"], record["training"]["field_strengths"]
     (saved / INFO).write_text(json.dumps(record | {"format_version": 1}))
     old = load_bundle(saved)
@@ -135,7 +136,7 @@ def test_an_older_version_s_setting_that_is_gone_is_named_and_is_no_damage(saved
         ModelError, match=r"older version .*gone: training\.bf16[\s\S]*train the model again"
     ):
         load_bundle(saved)
-    (saved / INFO).write_text(json.dumps(record | {"format_version": 3}))
+    (saved / INFO).write_text(json.dumps(record | {"format_version": FORMAT_VERSION}))
     with pytest.raises(ModelError, match=r"damaged at config\.training\.bf16"):
         load_bundle(saved)
     del record["config"]["training"]["bf16"]

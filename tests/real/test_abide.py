@@ -12,6 +12,8 @@ import pytest
 from hpc_brainage.cli import main as cli
 from hpc_brainage.model.bundle import load_bundle, read_info
 from hpc_brainage.scoring.alignment import match_roles
+from hpc_brainage.scoring.same_scans import same_scans
+from hpc_brainage.scoring.saved import read_scores
 from hpc_brainage.store.reader import Store
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +90,7 @@ def test_the_model_is_better_than_ridge_and_far_better_than_the_mean(desk: Path)
     assert pair.mean_predictor.mae == pytest.approx(5.4, abs=0.1)
     assert pair.model.mae < pair.ridge.mae < 3.0
     assert evidence.everyone.model.mae < 0.5 * evidence.everyone.mean_predictor.mae
+    assert evidence.doubt is None
 
 
 def test_nine_in_ten_ages_lie_in_their_intervals(desk: Path) -> None:
@@ -127,6 +130,25 @@ def test_another_selection_is_scored_by_members_that_never_saw_the_people(
     held_out = pd.read_csv(model / "held_out.tsv", sep="\t", dtype={"participant_id": str})
     both = scores.merge(held_out, on="participant_id", suffixes=("", "_training"))
     np.testing.assert_allclose(both["brain_age"], both["brain_age_training"], rtol=1e-3)
+
+
+def test_no_two_people_are_taken_for_one_and_everybody_is_known_again_under_another_name(
+    desk: Path, brainage: Brainage
+) -> None:
+    """From a table of six digits, with another age and site, as if the cohort had been handed on."""
+    out = desk / "scores" / "everybody"
+    assert brainage("score", desk / "abide.zarr", "--model", desk / "runs" / "abide", "--out", out) == 0
+    whole, rounded = (read_scores(out.with_suffix(end)).scored for end in (".parquet", ".tsv"))
+    draw = np.random.default_rng(0)
+    for _ in range(10):
+        order = draw.permutation(len(whole))
+        pairs = same_scans(whole.iloc[order[:200]], whole.iloc[order[200:]])
+        assert not ((pairs.by_chance < 0.01) | ~pairs.contradicted).any()
+    again = rounded.assign(age=np.floor(rounded["age"]), site="elsewhere")
+    pairs = same_scans(whole, again)
+    sure = pairs.take(pairs.by_chance < 0.01)
+    np.testing.assert_array_equal(sure.first, np.arange(len(whole)))
+    np.testing.assert_array_equal(sure.second, np.arange(len(whole)))
 
 
 def test_time_series_become_the_connections_that_the_model_knows(

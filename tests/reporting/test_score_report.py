@@ -138,6 +138,51 @@ def test_the_difference_and_its_interval_stand_on_the_first_screen() -> None:
     assert re.search(r'<dd>\+[23]\.\d\d <span class="interval">\+\d\.\d\d to \+\d\.\d\d</span>', first)
 
 
+def test_the_first_screen_says_the_answer_and_the_table_explains_it() -> None:
+    table = score_table(300)
+    table[["brain_age", "bag", "bag_corrected"]] += 6.0
+    first, _, rest = outline(report_on(table.assign(site_seen=False))).text.partition("Contents")
+    assert "Are the gaps centred? mean corrected gap of control +" in first
+    assert "With care:" not in first  # which is what the answer says
+    assert "as by a scanner or other processing" not in first
+    assert "as by a scanner or other processing" in rest
+    no = outline(report_on(table.assign(flags="model_no_better_than_mean"))).text
+    assert no.index("Did scoring let the predictions stand?") < no.index("Are the gaps centred? With care:")
+
+
+def test_the_model_s_error_stands_beside_that_of_their_mean_age() -> None:
+    table = score_table(300)
+    control = table[table["diagnosis"] == "control"]
+    first = outline(report_on(table)).text.partition("Contents")[0]
+    by_mean = (control["age"] - control["age"].mean()).abs().mean()
+    assert f"{control['bag'].abs().mean():.2f}" in first
+    assert f"{by_mean:.2f}" in first
+
+
+def test_what_is_one_group_or_one_site_is_described_once() -> None:
+    table = with_uncertainty(score_table(300)).assign(diagnosis="ASD", site="here")
+    page = outline(report_on(table, group="diagnosis"))
+    assert "All of them are of one diagnosis, ASD: there is nothing to compare." in page.text
+    assert "There is one site, so sites cannot be compared." in page.text
+    assert {"by-group.csv", "sites.csv"}.isdisjoint(page.downloads)
+    held = pd.read_csv(io.StringIO(page.downloads["coverage.csv"]))["people"]
+    assert not held.str.startswith("site ").any()
+
+
+def test_a_model_of_one_modality_is_not_set_beside_itself() -> None:
+    table = score_table(60)
+    alone = report_on(table.assign(brain_age_smri_only=table["brain_age"]))
+    assert "structural MRI alone" not in alone
+    other = report_on(table.assign(brain_age_smri_only=table["brain_age"] + 1))
+    assert "structural MRI alone" in other
+
+
+def test_the_model_s_errors_stand_on_the_page_once() -> None:
+    page = outline(whole_report())
+    assert "The model's card, as it comes with the model:" in page.text
+    assert "evidence.csv" not in page.downloads
+
+
 def test_accuracy_is_of_the_raw_prediction_only() -> None:
     table = score_table(300)
     page = outline(report_on(table))

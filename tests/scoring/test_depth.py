@@ -8,8 +8,8 @@ import pytest
 
 from hpc_brainage.config import RunConfig
 from hpc_brainage.errors import ScoringError
-from hpc_brainage.model.bundle import Comparison, Evidence, ModelInfo, Performance, TrainingPeople
-from hpc_brainage.scoring.depth import NEARLY_CONSTANT, is_no_better_than_the_mean, judge_table
+from hpc_brainage.model.bundle import ModelInfo, TrainingPeople
+from hpc_brainage.scoring.depth import NEARLY_CONSTANT, judge_table
 from hpc_brainage.scoring.flags import FLAGS, join_flags
 
 INFO = ModelInfo(
@@ -75,25 +75,6 @@ def test_predictions_that_hardly_differ_are_flagged_in_every_row() -> None:
 
 def test_two_scans_are_too_few_to_judge() -> None:
     assert judge_table(table(np.array([-90.0, 400.0])), INFO) == ()
-
-
-def performance(mae: float, r2: float) -> Performance:
-    return Performance(n=9, mae=mae, rmse=mae, r2=r2, r=0.1)
-
-
-@pytest.mark.parametrize(
-    ("mae", "r2", "useless"), [(2.0, 0.5, False), (2.0, -0.1, True), (5.0, 0.2, True), (4.4, 0.2, False)]
-)
-def test_a_model_must_beat_a_constant_age(mae: float, r2: float, useless: bool) -> None:
-    constant = performance(4.5, 0.0)
-    evidence = Evidence(
-        folds=5,
-        everyone=Comparison(
-            model=performance(mae, r2), ridge=constant, mean_predictor=constant, median_predictor=constant
-        ),
-    )
-    assert is_no_better_than_the_mean(evidence) is useless
-    assert not is_no_better_than_the_mean(None)
 
 
 def test_flags_are_joined_in_order_and_only_for_those_who_are_meant() -> None:

@@ -17,16 +17,9 @@ from pydantic import BaseModel
 
 from hpc_brainage.config import ModelConfig, RunConfig, load_config
 from hpc_brainage.model.age_scale import AgeScale
-from hpc_brainage.model.bundle import (
-    BiasLine,
-    Comparison,
-    Evidence,
-    ModelInfo,
-    Performance,
-    TrainingPeople,
-    save_bundle,
-)
+from hpc_brainage.model.bundle import BiasLine, ModelInfo, TrainingPeople, save_bundle
 from hpc_brainage.model.calibration import Calibration
+from hpc_brainage.model.evidence import Comparison, Evidence, PairedDifference, Performance
 from hpc_brainage.model.front_end import fit_front_end
 from hpc_brainage.model.member import Member
 from hpc_brainage.model.noise import Draws, Stream
@@ -79,7 +72,7 @@ def test_the_bundle_s_document_has_every_field_and_no_other(heading: str, record
     text = section(document("model-bundle.md"), heading)
     assert first_cells(text) == set(record.model_fields)
     if record is Evidence:
-        inner = {*Comparison.model_fields, *Performance.model_fields}
+        inner = {*Comparison.model_fields, *Performance.model_fields, *PairedDifference.model_fields}
         assert all(f"`{name}`" in text for name in inner)
 
 

@@ -203,13 +203,14 @@ def test_every_choice_reaches_the_table_the_sidecar_and_the_files(
     )  # fmt: skip
     assert "study_codes.parquet" in said
     table = pd.read_parquet(tmp_path / "study.parquet")
-    assert table["site_calibration"].str.fullmatch(r"\d+ local controls around the (norms|bias line)").all()
+    said = r"\d+ local controls (with|of) .+ around the (norms|bias line)"
+    assert table["site_calibration"].str.fullmatch(said).all()
     assert table["bag_site_calibrated"].notna().all()
     assert set(table["bias_method"]) == {"cole"}
     about = json.loads((tmp_path / "study.json").read_text())
     assert about["files"] == {"codes": "study_codes.parquet", "contributions": "study_contributions.tsv"}
     assert about["bias"]["method"] == "cole"
-    assert about["site_calibration"]["around_bias_line"]["new"]["controls"] == 40
+    assert about["site_calibration"]["around_bias_line"]["new"]["all modalities"]["controls"] == 40
     assert "shrunk" in about["columns"]["site_offset"]
     assert len(pd.read_parquet(tmp_path / "study_codes.parquet")) == 180
     found = pd.read_csv(tmp_path / "study_contributions.tsv", sep="\t")

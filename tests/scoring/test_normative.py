@@ -14,6 +14,7 @@ from hpc_brainage.scoring.normative import (
     normative_z,
     outside,
     p_accelerated,
+    standardised_controls,
     uniformity,
 )
 from hpc_brainage.scoring.splines import basis, log_mean, place_knots
@@ -89,13 +90,27 @@ def test_z_of_skewed_gaps_is_as_rare_as_it_says_on_either_side() -> None:
     np.testing.assert_allclose(centile(z) / 100, 1 - p_accelerated(norms, z), atol=0.04)
 
 
-def test_few_controls_have_no_shape() -> None:
-    few, enough = fit_norms(skewed(99, 5)), fit_norms(skewed(140, 5))
-    assert few is not None
-    assert few.shape is None
-    assert enough is not None
-    assert enough.shape is not None
-    assert enough.shape.skew > 0
+def test_a_shape_mends_z_of_any_number_of_controls() -> None:
+    """How often |z| is above 1.96 should be 5 %: never further off than without a shape, on average."""
+    new = skewed(4000, 6)
+    for n in (85, 99, 100, 140):
+        off = {"shape": [], "none": []}  # type: dict[str, list[float]]
+        for seed in range(8):
+            norms = fit_norms(skewed(n, 50 + seed))
+            assert norms is not None
+            for name, one in (("shape", norms), ("none", norms.model_copy(update={"shape": None}))):
+                z = normative_z(one, new.predicted - new.age, new.age, new.sex)
+                z = z[np.isfinite(z)]
+                off[name].append(abs((z > 1.96).mean() - 0.025) + abs((z < -1.96).mean() - 0.025))
+        assert np.mean(off["shape"]) < np.mean(off["none"])
+
+
+def test_where_no_shape_is_found_z_is_the_standardised_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_brainage.scoring.normative.fit_shape", lambda u: None)
+    norms = fit_norms(skewed(300, 5))
+    assert norms is not None
+    assert norms.shape is None
+    np.testing.assert_array_equal(standardised_controls(norms), norms.z)
 
 
 def test_norms_that_no_shape_mends_are_told_by_their_unevenness() -> None:

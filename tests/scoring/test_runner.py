@@ -359,6 +359,24 @@ def test_a_model_that_hardly_follows_age_is_flagged(trained: tuple[Path, Path]) 
     assert table["flags"][scored].str.contains("model_barely_follows_age").all()
 
 
+def test_every_row_is_flagged_where_the_model_is_not_told_apart_from_a_constant_age(
+    trained: tuple[Path, Path],
+) -> None:
+    model, store = trained
+    opened, bundle = Store.open(store), load_bundle(model)
+    evidence = bundle.info.evidence
+    assert evidence is not None
+    assert evidence.minus_constant is not None
+    by_chance = evidence.minus_constant.model_copy(update={"high": 0.1})
+    for difference, flagged in ((evidence.minus_constant, False), (by_chance, True)):
+        changed_evidence = evidence.model_copy(update={"minus_constant": difference})
+        info = bundle.info.model_copy(update={"evidence": changed_evidence})
+        predictor = Predictor(Bundle(info, bundle.members), opened, match_roles(opened, info), "test")
+        table = predictor.score(np.arange(10))
+        scored = table["flags"][table["status"] == "scored"]
+        assert (scored.str.contains("model_no_better_than_mean") == flagged).all()
+
+
 def test_a_volume_of_another_grid_is_refused(tmp_path: Path) -> None:
     settings = [
         *SETTINGS, "smri.tables=['vbm']", "smri.encoder=sfcn", "smri.hidden=[4,8]", "fmri.use=false",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_brainage.cluster.resources import Resources
+from hpc_brainage.cluster.resources import Flags, Resources
 from hpc_brainage.errors import EnvironmentLacks, ScoringError, UsageError
 from hpc_brainage.scoring.crew import hired
 from hpc_brainage.scoring.fleet import Fleet
@@ -33,7 +33,19 @@ def test_a_site_s_words_reach_its_jobs(tmp_path: Path) -> None:
     )
     assert any("my logs/job-%j.log'" in line for line in job["job_extra_directives"])
     assert job["job_script_prologue"][0] == "module load x"
-    assert job["worker_extra_args"] == ["--lifetime", "3300s"]
+    assert "export DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION=3300s" in job["job_script_prologue"]
+
+
+def test_what_is_typed_goes_above_a_site_s_words(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(
+        'account = "lab"\n[score]\npartition = "gpu"\nqos = "long"\ntime = 60\n'
+    )
+    flags = Flags("short,gpu", "other", "night", "02:00:00")
+    fleet = Fleet.of(str(tmp_path / "site.toml"), None, flags=flags)
+    assert fleet.resources is not None
+    job = _job(_settings(fleet.resources, 0), 0, fleet.resources, tmp_path)
+    assert (job["queue"], job["account"], job["walltime"]) == ("short,gpu", "other", "120")
+    assert "--qos=night" in job["job_extra_directives"]
 
 
 def test_a_worker_without_gpus_is_told_to_take_none(tmp_path: Path) -> None:
@@ -77,10 +89,13 @@ def test_nobody_waits_for_workers_that_do_not_come_back(tmp_path: Path) -> None:
         ("slurm", None, {"workers": 2, "most": 3}, "either fixed or follows"),
         ("slurm", None, {"least": 4, "most": 3}, "the wrong way round"),
         ("slumr", None, {}, "there is no such cluster"),
+        ("local", None, {"flags": Flags(partition="gpu")}, "no job is submitted"),
+        (None, "tcp://x:1", {"flags": Flags(time="90")}, "leave --time away"),
+        ("slurm", None, {"flags": Flags(time="soon")}, "--time soon"),
     ],
 )
 def test_words_that_contradict_each_other_are_refused(
-    cluster: str | None, scheduler: str | None, more: dict[str, int], message: str
+    cluster: str | None, scheduler: str | None, more: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
         Fleet.of(cluster, scheduler, **more)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +111,44 @@ def test_where_everything_fails_it_is_given_up_soon() -> None:
     with pytest.raises(ScoringError, match="and 9 more tasks"):
         done_by(client, cut(1000))
     assert client.cancelled > 900
+
+
+def test_a_result_that_is_lost_with_its_worker_is_waited_for_and_is_no_failure() -> None:
+    client = Client(set())
+    submit = client.submit
+    lost: list[Future] = []
+
+    class Lost(Future):
+        """Done, and then not any more; its error is asked for in vain."""
+
+        status = "lost"
+
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            pytest.fail("whoever asks for the error of what will be done again waits for ever")
+
+        def add_done_callback(self, fn: Callable[[Future], object]) -> None:
+            if self.status == "lost":
+                fn(self)  # as Dask does
+            else:
+                super().add_done_callback(fn)
+
+    def submit_lost(work: object, first: int, stop: int, **more: object) -> Future:
+        future = submit(work, first, stop, **more)
+        if lost:
+            return future
+        lost.append(once := Lost())
+
+        def done_again() -> None:
+            once.set_result(future.result())
+            once.status = "finished"
+
+        threading.Timer(0.15, done_again).start()
+        return once
+
+    client.submit = submit_lost  # type: ignore[method-assign]
+    records = done_by(client, cut(30))
+    covered = sorted(row for record in records for row in range(record.first, record.stop))
+    assert covered == list(range(300))
 
 
 def test_a_crew_is_looked_after_while_nothing_is_done(tmp_path: Path) -> None:

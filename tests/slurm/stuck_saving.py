@@ -12,6 +12,7 @@ import itertools
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hpc_brainage.cli import worker
 
@@ -39,9 +40,9 @@ def main(mark: str, run: str) -> int:
     if not Path(mark).exists():
         work = worker.work
 
-        def stuck_work(run: Path) -> object:
+        def stuck_work(run: Path, **told: Any) -> object:
             hang(Path(mark))  # only now: torch is not to be imported before the processes have met
-            return work(run)
+            return work(run, **told)
 
         worker.work = stuck_work
     return worker.main([run])

@@ -112,6 +112,25 @@ def test_the_sbatch_file_does_the_same_by_hand(
     assert hashes(cohort / "by hand.zarr") == hashes(cohort / "alone.zarr")
 
 
+def test_the_sbatch_file_by_hand_goes_on_when_its_time_is_nearly_up(
+    slurm: None, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(cohort)
+    stuck(cohort, "by hand, timed")
+    monkeypatch.setenv("PYTHONPATH", str(cohort / "by hand, timed"))
+    assert type_command(cohort, "convert", "images", "timed by hand.zarr", "--init").code == 0
+    file = str(REPOSITORY / "slurm" / "convert.sbatch")
+    job = ask("sbatch", "--parsable", "--array", "1-1", file, "images", "timed by hand.zarr").strip()
+    wait_until((cohort / "by hand, timed" / "is stuck").exists)
+    ask("scancel", "--signal=USR2", f"{job}_1")
+    wait_for(job)
+    said = "\n".join(path.read_text() for path in sorted(cohort.glob("brainage-convert-*.log")))
+    assert ends(job, 1) == {f"{job}_1": "COMPLETED"}, said
+    assert f"job {job}_1 was told to stop and is queued again" in said
+    assert "share 1 of 1: parts 1 to 6 of 6 are done" in said
+
+
 def stuck(folder: Path, name: str) -> str:
     """A site whose first job of an array sleeps for longer than a test may take, in its first start only.
 
@@ -192,3 +211,5 @@ def test_a_partition_that_is_not_there_is_answered_with_those_that_are(slurm: No
     assert answer.code == 2
     assert "partition = 'mian'" in answer.text
     assert "main (4 nodes, 2 GPUs each), urgent (4 nodes, 2 GPUs each)" in answer.text
+    typed = ("--cluster", "site.toml", "--partition", "mian")
+    assert type_command(cohort, "convert", "images", "x.zarr", *typed).text == answer.text

@@ -118,8 +118,9 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing(slurm: None, desk: Pa
 
 
 def test_jobs_come_and_go_with_the_work(slurm: None, desk: Path) -> None:
-    words = ("--min-workers", "1", "--max-workers", "3")
+    words = ("--min-workers", "1", "--max-workers", "3", "--partition", "main", "--time", "00:20:00")
     with scoring(desk, "adaptive", *words, seconds=0.7) as process:
+        wait_until(lambda: " main 20:00" in ask("squeue", "--noheader", "--format=%j %P %l"))
         said = process.communicate(timeout=250)[0]
     assert process.returncode == 0, said + logs(desk, "adaptive")
     assert 2 <= len(nodes(desk, "adaptive")) <= 3

@@ -21,6 +21,8 @@ from cli.commands import TINY, Answer, type_command
 from planted import planted_store
 from slurm.asking import ask, wait_for, wait_until
 
+from hpc_brainage.cluster.run_job import job_of, submit_run
+from hpc_brainage.cluster.slurm import job_states
 from hpc_brainage.cluster.starts import starts_of
 from hpc_brainage.model.bundle import load_bundle
 
@@ -106,8 +108,12 @@ def following(desk: Path, name: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_four_nodes_train_a_model_that_scores(slurm: None, desk: Path) -> None:
     words = ("--nodes", 4, "--cluster", "site.toml", "--name", "four", *SETTINGS, *FEW_SECONDS)
-    answer = type_command(desk, "train", *words, "--follow")
+    flags = ("--partition", "main", "--time", "00:20:00", "--qos", "normal")
+    answer = type_command(desk, "train", *words, *flags, "--follow")
     assert answer.code == 0, answer.text
+    job = re.search(r"submitted job (\d+)", answer.text)[1]  # type: ignore[index]
+    asked = ("sacct", "-X", "-n", "-P", "-o", "Partition,TimelimitRaw,QOS", "-j", job)
+    wait_until(lambda: ask(*asked).strip() == "main|20|normal")
     assert "member 2 of 2, epoch 3 of 3" in answer.text
     assert "held-out error, 2-fold over people" in answer.text
     scored = type_command(desk, "score", "openbhb.zarr", "--model", "runs/four", "--workers", 1)
@@ -132,6 +138,25 @@ def test_what_the_cluster_does_not_have_is_said_before_anything_is_submitted(
         answer = type_command(desk, "train", "--cluster", "wrong.toml", "--name", "wrong", *words)
         assert (answer.code, message in answer.text) == (2, True), answer.text
     assert not (desk / "runs" / "wrong").exists()
+
+
+def test_of_two_jobs_of_one_run_one_trains_and_is_the_one_that_is_kept(slurm: None, desk: Path) -> None:
+    """As if two people had typed the same command in the same instant: neither saw the other's job."""
+    run = desk / "runs" / "twice"
+    # Long enough for the second to see that the first is alive, which takes it three seconds.
+    first = submitted(desk, "twice", "--set", "training.epochs=150", nodes=1)
+    planned = job_of(run)
+    assert planned is not None
+    second = submit_run(run, planned).id
+    assert second is not None
+    wait_for(f"{first},{second}")
+    states = {job: job_states([job])[job].state for job in (first, second)}
+    assert sorted(states.values()) == ["COMPLETED", "FAILED"], logs(run)
+    kept = job_of(run)
+    assert kept is not None
+    assert kept.id is not None
+    assert states[kept.id] == "COMPLETED"
+    assert load_bundle(run / "model")
 
 
 def test_two_jobs_meet_on_ports_of_their_own_on_the_same_nodes(slurm: None, desk: Path) -> None:

@@ -123,6 +123,29 @@ def test_stopped_twice_and_started_again_it_is_the_same_run(
     assert not [path for path in run.checkpoints.iterdir() if path.is_dir()], "no checkpoint is left"
 
 
+@pytest.mark.parametrize("way", ["stacked", "by the engine", "with early stopping"])
+def test_told_to_stop_after_the_last_step_it_stops_and_every_member_is_kept(
+    way: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(*WAYS[way])
+    undisturbed = whole(tmp_path / "undisturbed", store, settings)
+    run = RunFolder.prepare(tmp_path / "stopped", settings, store, None)
+    last = lines(undisturbed.folder)[-1]
+
+    def tell(record: dict, *_: int) -> None:
+        if (record["member"], record["epoch"]) == (last["member"], last["epoch"]):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run_training(run.path, on_epoch=tell)
+    assert run.status()["state"] == "stopped"
+    assert len(list(run.checkpoints.glob("member-*.json"))) == 2
+    monkeypatch.setattr(Keeper, "begin", None)  # nothing is trained any more
+    again = run_training(run.path)
+    assert again is not None
+    assert_same_run(again, undisturbed)
+
+
 @pytest.mark.parametrize("way", ["stacked", "with early stopping"])
 def test_cut_off_it_goes_on_from_the_newest_checkpoint_that_is_whole(
     way: str,
@@ -345,6 +368,22 @@ def test_accumulation_is_the_same_training_in_smaller_parts(store: Path, tmp_pat
     for one, other in zip(lines(at_once.folder), lines(in_parts.folder), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     np.testing.assert_allclose(at_once.held_out["brain_age"], in_parts.held_out["brain_age"], rtol=1e-4)
+
+
+def test_an_epoch_that_is_finished_in_larger_parts_has_the_mean_of_the_steps_that_were_taken(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 30 people in seven steps of four, and one of two; in three parts the last two join the step before.
+    first = config("training.zero_stage=1", "training.batch_size=4")
+    undisturbed = whole(tmp_path / "undisturbed", store, first)
+    run = RunFolder.prepare(tmp_path / "run", first, store, None)
+    at_step(8, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    with pytest.raises(Stopped):
+        run_training(run.path)
+    in_parts = config("training.zero_stage=1", "training.batch_size=4", "training.accumulation=3")
+    again = whole(run.path, store, in_parts)
+    assert lines(again.folder)[0] == lines(undisturbed.folder)[0]
+    assert [line["step"] for line in lines(again.folder)][:3] == [8, 15, 22]
 
 
 @pytest.mark.parametrize("way", ["stacked", "by the engine", "with sharded parameters"])

@@ -61,8 +61,17 @@ def test_the_model_beats_the_mean_and_the_evidence_says_so(finished: FinishedRun
     assert evidence.everyone.model.n == evidence.everyone.mean_predictor.n == 120
     assert evidence.everyone.model.mae < 0.5 * evidence.everyone.mean_predictor.mae
     assert evidence.everyone.ridge.mae < 0.5 * evidence.everyone.mean_predictor.mae
+    difference = evidence.minus_constant
+    assert difference is not None
+    assert difference.value == pytest.approx(evidence.everyone.model.mae - evidence.everyone.constant.mae)
+    assert difference.is_below_zero
+    assert evidence.minus_ridge is not None
+    assert evidence.doubt is None
     assert set(evidence.by_available) == {"smri+fmri", "smri", "fmri"}
-    assert "not a diagnostic device" in (finished.folder.model / "MODEL_CARD.md").read_text().lower()
+    card = (finished.folder.model / "MODEL_CARD.md").read_text()
+    assert "not a diagnostic device" in card.lower()
+    assert "The model errs less than a constant age (difference in MAE −" in card
+    assert "A ridge regression on the same inputs (" in card
     assert (finished.folder.path.parent / "latest").resolve() == finished.folder.path.resolve()
     assert finished.folder.is_finished
 
@@ -211,6 +220,7 @@ def test_permuted_ages_give_the_mean_predictor_s_error(store: Path, tmp_path: Pa
         ).info.evidence
     assert evidence is not None
     assert evidence.everyone.model.mae > 0.9 * evidence.everyone.mean_predictor.mae
+    assert evidence.doubt is not None
 
 
 def test_only_the_selected_people_are_trained_on(store: Path, tmp_path: Path) -> None:

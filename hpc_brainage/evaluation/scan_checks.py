@@ -1,0 +1,163 @@
+"""Whether a cohort's scans are ones that the model can speak of: one check after the other.
+
+What is asked here is nothing about errors: how many were scored, and whether ages, sites, people, features
+and images are like those of the training. The thresholds are conventions, and the findings say the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from hpc_brainage.evaluation.checks import CARE, NO, OPEN, YES, Check
+from hpc_brainage.modality import ROLES
+from hpc_brainage.numerals import many, percent
+
+MOST_LEFT_OUT = 0.1
+MOST_OUTSIDE = 0.05
+MOST_STRANGE = 0.1
+MOST_IMPUTED = 0.05
+FAR_TOO_MANY_IMPUTED = 0.25
+STRANGE = frozenset(
+    ("codes_far_from_training", "reconstruction_poor_smri", "reconstruction_poor_fmri",
+     "features_out_of_range_smri", "features_out_of_range_fmri", "implausible_age")
+)  # fmt: skip
+"""Flags of scans that are unlike those of the training people."""
+
+
+def of_scans(scored: pd.DataFrame, about: Mapping[str, Any]) -> list[Check | None]:
+    """The checks of the scored rows of a table, in the order in which one would ask; None: nothing to ask.
+
+    Parameters
+    ----------
+    about : the sidecar.
+    """
+    return [
+        _ages(scored),
+        _sites(scored),
+        _other_people(scored),
+        _features(scored, about),
+        _strange(scored),
+        _quality(scored),
+        _independent_line(scored),
+    ]
+
+
+def everybody_scored(table: pd.DataFrame, scored: pd.DataFrame) -> Check:
+    """How many scans of a table have no score."""
+    question, left = "Was everybody scored?", len(table) - len(scored)
+    if not len(scored):
+        return question, "nobody was scored", NO
+    if not left:
+        return question, f"all {many(len(table), 'scan')}", YES
+    finding = f"{many(left, 'scan')} of {len(table):,} were not ({percent(left / len(table))})"
+    return question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES
+
+
+def _ages(scored: pd.DataFrame) -> Check | None:
+    if "age_in_training_range" not in scored:
+        return None
+    known = scored["age_in_training_range"].dropna().astype(bool)
+    question = "Are the ages those of the training?"
+    if not len(known):
+        return question, "no age is known, so there is no gap", OPEN
+    outside = int((~known).sum())
+    share = outside / len(known)
+    finding = f"{many(outside, 'scan')} of {len(known):,} outside ({percent(share)})"
+    return question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES
+
+
+def _sites(scored: pd.DataFrame) -> Check | None:
+    if "site_seen" not in scored:
+        return None
+    unseen = ~scored["site_seen"].to_numpy(dtype=bool)
+    question = "Did the training know these sites?"
+    if not unseen.any():
+        return question, f"all of them ({scored['site'].nunique():,})", YES
+    site = scored["site"].fillna("").astype(str)
+    not_given = unseen & (site == "").to_numpy()
+    if not_given.all():
+        return question, "their site is not given, so nobody can tell", CARE
+    findings, other = [], unseen & ~not_given
+    if other.any():
+        sites = many(site[other].nunique(), "site")
+        findings.append(
+            f"{int(other.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
+        )
+    if not_given.any():
+        findings.append(f"the site of {int(not_given.sum()):,} of {many(len(scored), 'scan')} is not given")
+    return question, "; ".join(findings), CARE
+
+
+def _other_people(scored: pd.DataFrame) -> Check | None:
+    if "in_training" not in scored:
+        return None
+    question, inside = "Are they other people than the training's?", int(scored["in_training"].sum())
+    if not inside:
+        return question, "all of them", YES
+    finding = (
+        f"{many(inside, 'scan')} of {len(scored):,} are of people of the training. Members that never saw"
+        " them scored them, but the bias line was fitted on them: their gaps are centred and have no trend"
+        " by construction"
+    )
+    return question, finding, CARE
+
+
+def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
+    """How many of the model's features took the training median, which looks typical whatever the scan."""
+    of_model = (about.get("model") or {}).get("features") or {}
+    findings, judgements = [], set()
+    for role in ROLES:
+        count, there = of_model.get(role), scored.get(f"has_{role}")
+        if not count or there is None or not there.any() or f"imputed_{role}" not in scored:
+            continue
+        share = scored.loc[there.to_numpy(dtype=bool), f"imputed_{role}"].to_numpy(dtype=float) / count
+        often = float((share > MOST_IMPUTED).mean())
+        finding = f"{role}: {percent(float(share.mean()))} of {count:,} features missing on average"
+        if often:
+            lacking = many(int((share > MOST_IMPUTED).sum()), "scan")
+            finding += f", more than {percent(MOST_IMPUTED)} in {lacking}"
+        findings.append(finding)
+        judgements.add(CARE if share.mean() > MOST_IMPUTED or often > MOST_STRANGE else YES)
+        if share.mean() > FAR_TOO_MANY_IMPUTED:
+            findings[-1] += (
+                ", so many that this is hardly the model that was tested: its errors, intervals, z and p"
+                " are those of scans with all features"
+            )
+    if not findings:
+        return None
+    finding = "; ".join(findings)
+    if CARE in judgements:
+        finding += (
+            ". They took the training median and so look typical: the checks of how unlike the training"
+            " these scans are (reconstruction, Mahalanobis, range) come out too well"
+        )
+    return "Did the store have the model's features?", finding, CARE if CARE in judgements else YES
+
+
+def _strange(scored: pd.DataFrame) -> Check | None:
+    own = scored["flags"].fillna("").astype(str).str.split(";")
+    strange = int(sum(bool(STRANGE & set(flags)) for flags in own))
+    if not strange and "mahalanobis" not in scored:
+        return None
+    share = strange / len(scored)
+    finding = f"{many(strange, 'scan')} unlike those of the training people ({percent(share)})"
+    return "Are the scans like those of the training?", finding, CARE if share > MOST_STRANGE else YES
+
+
+def _quality(scored: pd.DataFrame) -> Check | None:
+    if "qc_status" not in scored or not scored["qc_status"].isin(["pass", "flag", "fail"]).any():
+        return None
+    counts = scored["qc_status"].value_counts()
+    failed, flagged = int(counts.get("fail", 0)), int(counts.get("flag", 0))
+    finding = f"{many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
+    return "Is the image quality sufficient?", finding, CARE if failed else YES
+
+
+def _independent_line(scored: pd.DataFrame) -> Check | None:
+    if "bias_fit" not in scored or not scored["bias_fit"].fillna("").str.startswith("in_cohort").any():
+        return None
+    finding = "it was fitted on the scans that were scored, and took out part of what differs among them"
+    return "Is the bias line independent of these scans?", finding, CARE
