@@ -53,10 +53,12 @@ ENGINES = {
     "sklearn": ("cohorts/", "evaluation/"),
     "deepspeed": ("training/engine.py", "training/distributed.py"),
     "submitit": ("cluster/",),
-    "dask": ("scoring/crew.py",),
-    "distributed": tuple(f"scoring/{name}.py" for name in ("crew", "slurm_crew", "dispatch", "part_work")),
+    "dask": ("scoring/crew.py", "scoring/local_crew.py"),
+    "distributed": tuple(
+        f"scoring/{name}.py" for name in ("crew", "local_crew", "slurm_crew", "dispatch", "part_work")
+    ),
     "dask_jobqueue": ("scoring/slurm_crew.py",),
-    "dask_cuda": ("scoring/crew.py",),
+    "dask_cuda": ("scoring/local_crew.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
 }

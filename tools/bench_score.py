@@ -211,12 +211,15 @@ def all_sides(
 
     store, bundle = Store.open(store_path), load_bundle(model)
     predictor = Predictor(bundle, store, match_roles(store, bundle.info), "bench")
-    block = FEATURE_ROWS_AT_ONCE if kind == "tabular" else VOLUMES_AT_ONCE
-    resident_rows = np.arange(min(store.n_scans, 8192 if kind == "tabular" else 2 * block))
-    blocks = [predictor._read(resident_rows[at : at + block]) for at in range(0, len(resident_rows), block)]
+    at_once = FEATURE_ROWS_AT_ONCE if kind == "tabular" else VOLUMES_AT_ONCE
+    resident_rows = np.arange(min(store.n_scans, 8192 if kind == "tabular" else 2 * at_once))
+    begins = range(0, len(resident_rows), at_once)
+    blocks = [predictor.read(resident_rows[at : at + at_once]) for at in begins]
     sexes = [
-        torch.tensor([SEX_NUMBERS[sex] for sex in store.scans["sex"].iloc[resident_rows[at : at + block]]])
-        for at in range(0, len(resident_rows), block)
+        torch.tensor(
+            [SEX_NUMBERS[sex] for sex in store.scans["sex"].iloc[resident_rows[at : at + at_once]]]
+        )
+        for at in begins
     ]
 
     def timed(work: Callable[[], int]) -> Side:
@@ -228,8 +231,8 @@ def all_sides(
         return side
 
     def resident() -> int:
-        for (x, present), sex in zip(blocks, sexes, strict=True):
-            ask_members(bundle, x, present, sex, np.full(len(sex), -1))
+        for block, sex in zip(blocks, sexes, strict=True):
+            ask_members(bundle, block.x, block.present, sex, np.full(len(sex), -1))
         return len(resident_rows)
 
     def ages(x: dict[str, Any], present: dict[str, Any], sex: Any) -> Any:
@@ -240,8 +243,8 @@ def all_sides(
         return torch.stack(said).mean(dim=0)
 
     def forward() -> int:
-        for (x, present), sex in zip(blocks, sexes, strict=True):
-            ages(x, present, sex)
+        for block, sex in zip(blocks, sexes, strict=True):
+            ages(block.x, block.present, sex)
         return len(resident_rows)
 
     def one_process() -> int:

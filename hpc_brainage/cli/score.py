@@ -21,7 +21,6 @@ _GAPS = "What becomes of the gap"
 _INSIDE = "Looking into the model"
 _ROWS_SHOWN = 5
 _FEATURES_SHOWN = 3
-_FEWEST_TO_JUDGE = 20  # scans with ages: of fewer, no error or coverage is told
 _BARELY = "model_barely_follows_age"
 _NO_BETTER = "model_no_better_than_mean"
 _COLUMNS_SHOWN = ("age", "sex", "status", "brain_age", "bag", "bag_corrected", "flags")
@@ -160,6 +159,7 @@ def score(
     goes on where it stopped.
     """
     from hpc_brainage.cli.screen import progress, say
+    from hpc_brainage.cli.signals import like_ctrl_c
     from hpc_brainage.cluster.resources import Flags
     from hpc_brainage.model.bundle import read_info
     from hpc_brainage.scoring.fleet import Fleet
@@ -181,7 +181,7 @@ def score(
     if destination.suffix in (".tsv", ".parquet", ".json"):
         destination = destination.with_suffix("")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with progress("scoring") as show:
+    with like_ctrl_c(), progress("scoring") as show:
         report = score_store(
             store, bundle, destination, where=where, fleet=fleet, resume=resume, progress=show,
             accept_implausible=accept_implausible, whole=whole, further=Further(codes, contributions),
@@ -255,33 +255,28 @@ def _show(report: ScoringReport) -> None:
             f"WARNING: on held-out people of its training this model is not told apart from a constant age"
             f" ({_NO_BETTER}); do not use its brain ages"
         )
-    _show_accuracy(report.table, about["interval_coverage"])
+    _show_accuracy(report.table)
     if "contributions" in report.paths:
         _show_contributions(report.paths["tsv"].with_suffix(""))
     for kind, path in report.paths.items():
         say(f"{kind:<8} {path}")
 
 
-def _show_accuracy(table: pd.DataFrame, held: float | None) -> None:
-    """The errors beside those of the cohort's own mean age, and how many ages the intervals hold."""
+def _show_accuracy(table: pd.DataFrame) -> None:
+    """What the report says of the errors beside the people's own mean age, and of their intervals."""
     from hpc_brainage.cli.screen import say
+    from hpc_brainage.evaluation.checks import NO
+    from hpc_brainage.evaluation.judged import judged
+    from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage
+    from hpc_brainage.evaluation.usability import better_than_the_mean
 
-    known = table.loc[table["status"] == "scored", ["age", "brain_age", "pi90_lo", "pi90_hi"]].astype(float)
-    known = known[known["age"].notna() & known["brain_age"].notna()]
-    if len(known) >= _FEWEST_TO_JUDGE:
-        own = float((known["brain_age"] - known["age"]).abs().mean())
-        by_mean = float((known["age"] - known["age"].mean()).abs().mean())
-        said = (
-            f"mean absolute error {own:.2f} y; if everybody got the mean age of these"
-            f" {len(known)} scans: {by_mean:.2f} y"
-        )
-        if own < by_mean:
-            say(said)
-        else:
-            say(f"WARNING: {said}. Here the brain ages say no more of age than that mean: their gaps are"
-                " little more than the model's error")  # fmt: skip
-    if held is not None and known["pi90_lo"].notna().sum() >= _FEWEST_TO_JUDGE:
-        say(f"90 % intervals hold the age of {held:.1%} of these scans")
+    of = judged(table)
+    if len(of.people) < FEWEST:
+        return
+    _, finding, judgement = better_than_the_mean(of.people, of.who)
+    say(f"WARNING: {finding}" if judgement == NO else finding)
+    for held in coverage({of.who: of.people}).to_dict("records"):
+        say(f"90 % intervals hold the age of {held['coverage']:.1%} of {held['n']} scans ({of.who})")
 
 
 def _show_contributions(out: Path) -> None:

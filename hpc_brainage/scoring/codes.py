@@ -15,7 +15,7 @@ import torch
 
 from hpc_brainage.model.bundle import Bundle
 from hpc_brainage.scans import IDENTITY
-from hpc_brainage.scoring.predictor import Inputs, Predictor
+from hpc_brainage.scoring.predictor import Block, Predictor
 
 _SCANS_AT_ONCE = {"features": 4096, "volume": 8}
 
@@ -30,38 +30,36 @@ def codes_of(predictor: Predictor, rows: np.ndarray) -> pd.DataFrame:
     `fmri_distinct_3`: NaN where the scan lacks the modality. Ordered by member, then as `rows`.
     """
     bundle, parts = predictor.bundle, []
-    for some, inputs, fold in inputs_of_rows(predictor, rows):
+    for some, block in blocks_of(predictor, rows):
+        fold = block.fold
         who = predictor.store.scans.iloc[some][list(IDENTITY)].reset_index(drop=True)
         for index in range(0, len(bundle.members), bundle.info.config.training.ensemble):
             own = bundle.folds[index]
             mine = np.flatnonzero((fold < 0) | (fold == own))
             if len(mine):
                 told = {"member": index, "fold": own, "in_training": fold[mine] == own}
-                columns = pd.DataFrame(told | _codes(bundle, index, inputs, mine))
+                columns = pd.DataFrame(told | _codes(bundle, index, block, mine))
                 parts.append(pd.concat([who.iloc[mine].reset_index(drop=True), columns], axis=1))
     if not parts:
         return pd.DataFrame({name: [] for name in (*IDENTITY, "member", "fold", "in_training")})
     return pd.concat(parts, ignore_index=True).sort_values("member", kind="stable", ignore_index=True)
 
 
-def inputs_of_rows(
-    predictor: Predictor, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, Inputs, np.ndarray]]:
-    """Rows of the store in pieces that fit into memory: their numbers, inputs, and each person's fold."""
+def blocks_of(predictor: Predictor, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Block]]:
+    """Rows of the store in pieces that fit into memory: their numbers, and what was read of them."""
     at_once = _SCANS_AT_ONCE["volume" if predictor.bundle.info.volumes else "features"]
     for first in range(0, len(rows), at_once):
         some = rows[first : first + at_once]
-        yield some, *predictor.inputs(some)
+        yield some, predictor.read(some)
 
 
 @torch.no_grad()
-def _codes(bundle: Bundle, index: int, inputs: Inputs, mine: np.ndarray) -> dict[str, np.ndarray]:
-    x, present = inputs
+def _codes(bundle: Bundle, index: int, block: Block, mine: np.ndarray) -> dict[str, np.ndarray]:
     member = bundle.members[index]
     taken = torch.from_numpy(mine).to(next(member.parameters()).device)
     ready, here, _ = member.prepare(
-        {role: value[taken] for role, value in bundle.inputs_of(index, x).items()},
-        {role: mask[taken] for role, mask in present.items()},
+        {role: value[taken] for role, value in bundle.inputs_of(index, block.x).items()},
+        {role: mask[taken] for role, mask in block.present.items()},
     )
     found = {}
     for role, code in member.network.encode(ready, here).items():

@@ -16,8 +16,8 @@ from hpc_brainage.errors import ModelError, UsageError, nearest
 from hpc_brainage.model.attribution import attribute_member
 from hpc_brainage.model.bundle import Bundle, ModelInfo
 from hpc_brainage.model.member import SEX_NUMBERS
-from hpc_brainage.scoring.codes import inputs_of_rows
-from hpc_brainage.scoring.predictor import Inputs, Predictor
+from hpc_brainage.scoring.codes import blocks_of
+from hpc_brainage.scoring.predictor import Block, Predictor
 
 EVERYBODY = "all"
 MOST_GROUPS = 20
@@ -82,9 +82,9 @@ def contributions(predictor: Predictor, rows: np.ndarray, group_of: np.ndarray) 
     absolute = {role: np.zeros((len(groups), len(names))) for role, names in features.items()}
     count = {role: np.zeros(len(groups), dtype=np.int64) for role in features}
     done = 0
-    for some, inputs, fold in inputs_of_rows(predictor, rows):
+    for some, block in blocks_of(predictor, rows):
         sexes = predictor.store.scans["sex"].iloc[some]
-        years = _years(predictor.bundle, inputs, fold, [SEX_NUMBERS[sex] for sex in sexes])
+        years = _years(predictor.bundle, block, [SEX_NUMBERS[sex] for sex in sexes])
         own = group_of[done : done + len(some)]
         done += len(some)
         for role, value in years.items():
@@ -106,9 +106,9 @@ def contributions(predictor: Predictor, rows: np.ndarray, group_of: np.ndarray) 
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({name: [] for name in COLUMNS})
 
 
-def _years(bundle: Bundle, inputs: Inputs, fold: np.ndarray, sexes: list[int]) -> dict[str, np.ndarray]:
+def _years(bundle: Bundle, block: Block, sexes: list[int]) -> dict[str, np.ndarray]:
     """By role, (scans, features of the bundle), mean over the members asked; NaN without the modality."""
-    x, present = inputs
+    fold = block.fold
     device = next(bundle.members[0].parameters()).device
     sex = torch.tensor(sexes, device=device)
     sums = {role: np.zeros((len(fold), len(names))) for role, names in bundle.info.features.items()}
@@ -119,8 +119,8 @@ def _years(bundle: Bundle, inputs: Inputs, fold: np.ndarray, sexes: list[int]) -
         if not len(mine):
             continue
         taken = torch.from_numpy(mine).to(device)
-        values = {role: value[taken] for role, value in bundle.inputs_of(index, x).items()}
-        here = {role: mask[taken] for role, mask in present.items()}
+        values = {role: value[taken] for role, value in bundle.inputs_of(index, block.x).items()}
+        here = {role: mask[taken] for role, mask in block.present.items()}
         found = attribute_member(member, values, here, sex[taken])
         times[mine] += 1
         for role, years in found.years.items():

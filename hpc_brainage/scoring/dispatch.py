@@ -74,10 +74,10 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
     for part in parts[: crew.wanted]:
         submit([part])
     while under_way:
+        crew.tend(len(records))
         try:
             future = ended.get(timeout=_GLANCE)
         except queue.Empty:
-            crew.tend(len(records))
             tell(None)
             continue
         task = under_way.pop(future)
@@ -86,7 +86,6 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
                 records.append(future.result(timeout=_FETCH))
             except TimeoutError:  # its worker ended before it could be asked: another one does it again
                 watch(future, task)
-                crew.tend(len(records))
             else:
                 tell(records[-1])
         elif future.status == "cancelled":  # nobody here cancels what is under way
@@ -96,12 +95,14 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
             # then Dask counts it as done, and would wait for its error as long as nobody comes.
             time.sleep(_PAUSE)
             watch(future, task)
-            crew.tend(len(records))
         elif len(task) > 1:
             for part in task:
                 submit([part])
         else:
-            failed[task[0]] = future.exception() or RuntimeError(future.status)
+            try:
+                failed[task[0]] = future.exception(timeout=_FETCH) or RuntimeError(future.status)
+            except TimeoutError:  # it is under way again after all
+                watch(future, task)
             tell(None)
         if len(failed) >= _MOST_FAILED:
             crew.client.cancel(list(under_way), force=True)

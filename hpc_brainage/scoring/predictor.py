@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,9 +26,22 @@ from hpc_brainage.scoring.table import SCHEMA, cohort_names
 from hpc_brainage.store.reader import Store
 
 FEATURE_ROWS_AT_ONCE = 1024  # as much as a shard of a connectome; the next is read meanwhile
-Inputs = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
-"""By role, the members' inputs and which scans have the role."""
 VOLUMES_AT_ONCE = 8  # on a GPU half a gigabyte each with OpenBHB's grey matter and the SFCN of the paper
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some scans as they are read, B of them.
+
+    Attributes
+    ----------
+    x, present : by role, the members' inputs, and bool (B,) which scans have the role; on their device.
+    fold : int (B,), in which a scan was held out whose features are the training's, -1 elsewhere.
+    """
+
+    x: dict[str, torch.Tensor]
+    present: dict[str, torch.Tensor]
+    fold: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,12 @@ class _SoFar:
     status: np.ndarray
     reason: np.ndarray
 
+    def recognise(self, places: np.ndarray, fold: np.ndarray) -> None:
+        """Scans at `places` are of the training wherever a fold is given; of some it is known already."""
+        new = (fold >= 0) & ~self.in_training[places]
+        self.fold[places[new]] = fold[new]
+        self.in_training[places[new]] = True
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -68,25 +87,25 @@ class Predictor:
         found = self._nothing_yet(rows, scans)
         at_once = VOLUMES_AT_ONCE if self.bundle.info.volumes else FEATURE_ROWS_AT_ONCE
         blocks = np.split(np.arange(len(rows)), np.arange(at_once, len(rows), at_once))
-        for places, inputs in read_ahead(blocks, lambda places: self._read(rows[places])):
+        for places, block in read_ahead(blocks, lambda places: self._read(rows[places])):
             try:
-                self._fill(found, scans, places, inputs())
+                self._fill(found, scans, places, block())
             except BrainAgeError:
                 for place in places:
                     self._fill_one(found, scans, rows, place)
         return self._table(found, scans)
 
-    def inputs(self, rows: np.ndarray) -> tuple[Inputs, np.ndarray]:
-        """Inputs of some rows, and the fold in which each one's person was held out, -1 for nobody's.
+    def read(self, rows: np.ndarray) -> Block:
+        """Some rows, with the fold in which each one's person was held out, known by identity or features.
 
         Raises
         ------
         StoreError : one of them cannot be read.
         """
         found = self._nothing_yet(rows, self.store.scans.iloc[rows].reset_index(drop=True))
-        x, present = self._read(rows)
-        self._recognise(found, x, np.arange(len(rows)))
-        return (x, present), found.fold
+        block = self._read(rows)
+        found.recognise(np.arange(len(rows)), block.fold)
+        return replace(block, fold=found.fold)
 
     def _fill_one(self, found: _SoFar, scans: pd.DataFrame, rows: np.ndarray, place: int) -> None:
         try:
@@ -111,13 +130,12 @@ class Predictor:
             reason=np.full(len(rows), "", dtype=object),
         )
 
-    def _fill(self, found: _SoFar, scans: pd.DataFrame, places: np.ndarray, inputs: Inputs) -> None:
+    def _fill(self, found: _SoFar, scans: pd.DataFrame, places: np.ndarray, block: Block) -> None:
         """Ask the members about the scans at `places` and write down what they say."""
-        x, present = inputs
         device = next(self.bundle.members[0].parameters()).device
         sex = torch.tensor([SEX_NUMBERS[sex] for sex in scans["sex"].iloc[places]], device=device)
-        self._recognise(found, x, places)
-        said = ask_members(self.bundle, x, present, sex, found.fold[places])
+        found.recognise(places, block.fold)
+        said = ask_members(self.bundle, block.x, block.present, sex, found.fold[places])
         found.answers.put(places, said)
         scored = np.isfinite(said.brain_age)
         found.status[places] = np.select([scored, said.usable], ["scored", "failed"], "missing")
@@ -125,26 +143,19 @@ class Predictor:
             [scored, said.usable], ["", "the model gives no finite age"], self._why_missing()
         )
 
-    def _recognise(self, found: _SoFar, x: dict[str, torch.Tensor], places: np.ndarray) -> None:
-        """Know scans of the training by the fingerprint of their features, whoever converted them."""
-        if self.bundle.training_range is None:
-            return
-        for role, prints in self.bundle.training_range.fingerprints.items():
-            columns = torch.from_numpy(prints.columns).to(x[role].device)
-            values = x[role].index_select(1, columns).cpu().numpy()
-            fold = prints.held_out_in(values, self.bundle.info.salt)
-            new = (fold >= 0) & ~found.in_training[places]
-            found.fold[places[new]] = fold[new]
-            found.in_training[places[new]] = True
+    def _read(self, rows: np.ndarray) -> Block:
+        """What the members need of some rows, features in the bundle's order.
 
-    def _read(self, rows: np.ndarray) -> Inputs:
-        """Inputs in the bundle's feature order, and presence, on the members' device."""
+        Whose features are the training's is looked up here, while the networks are busy with other scans.
+        """
         device = next(self.bundle.members[0].parameters()).device
-        x, present = {}, {}
+        x, present, fold = {}, {}, np.full(len(rows), -1, dtype=np.int64)
         for role, match in self.matches.items():
             here = match.present[rows]
             if match.table is not None:
-                x[role] = torch.from_numpy(match.features(rows)).to(device)
+                features = match.features(rows)
+                fold = np.where(fold < 0, self._known_by(role, features), fold)
+                x[role] = torch.from_numpy(features).to(device)
             else:
                 grid = self.bundle.info.volumes[role]
                 volumes = np.zeros((len(rows), *grid), dtype=np.float32)
@@ -153,7 +164,15 @@ class Predictor:
                     self.store.read_into(match.volume, rows, volumes, absent=0.0)
                 x[role] = torch.from_numpy(volumes).to(device)
             present[role] = torch.from_numpy(here).to(device)
-        return x, present
+        return Block(x, present, fold)
+
+    def _known_by(self, role: str, features: np.ndarray) -> np.ndarray:
+        """The fold in which a scan with these features was held out, whoever converted it; -1 for none."""
+        known = self.bundle.training_range
+        prints = None if known is None else known.fingerprints.get(role)
+        if prints is None:
+            return np.full(len(features), -1, dtype=np.int64)
+        return prints.held_out_in(features[:, prints.columns], self.bundle.info.salt)
 
     def _why_missing(self) -> str:
         roles = " or ".join(self.matches)
@@ -198,7 +217,7 @@ class Predictor:
             "few_training_people_of_this_age": of_a_rare_age(age, info) & ~outside,
             "age_outside_norms": outside_norms(said, age, info) & ~outside,
             "implausible_age": ~table["brain_age"].between(*IMPLAUSIBLE_YEARS),
-            "site_unseen": ~table["site_seen"],
+            "site_unseen": ~table["site_seen"] & ~(found.in_training & (table["site"] == "")),
             "field_strength_unseen": self._other_field(scans),
             "sex_unknown": table["sex"] == "U",
             "sex_unseen": ~table["sex"].isin(["U", *info.training.sexes]),

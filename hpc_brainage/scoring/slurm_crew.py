@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -235,8 +236,9 @@ def _address(interface: str | None) -> str:
 
 def _cluster_kind(refused: list[str]) -> Any:
     """dask-jobqueue's cluster; it notes refusals, quotes paths, and closes its files in time."""
-    from dask_jobqueue import SLURMCluster
-    from dask_jobqueue.slurm import SLURMJob
+    with _ctrl_c_as_before():
+        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMJob
     from distributed.core import Status
 
     class Job(SLURMJob):
@@ -262,6 +264,17 @@ def _cluster_kind(refused: list[str]) -> Any:
                     file.close()
 
     return Cluster
+
+
+@contextmanager
+def _ctrl_c_as_before() -> Iterator[None]:
+    """Importing dask-jobqueue lets Ctrl-C end the process without a word, as if all were done."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) != before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _said(problem: str) -> str:

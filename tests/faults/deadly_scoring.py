@@ -2,7 +2,8 @@
 
 The environment says of what: `DEADLY_ROWS` are rows of the store whose part ends the worker; with a folder
 in `DEADLY_ONCE`, only the first time. `DEADLY_SECONDS` is how long each part takes. Each worker leaves its
-node and its process's number in the folder `DEADLY_PIDS`.
+node and its process's number in the folder `DEADLY_PIDS`; from the `DEADLY_LATE_FROM`th on, it then takes
+`DEADLY_LATE_SECONDS` to come.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from hpc_brainage.scoring.predictor import Predictor
 def dask_setup(worker: object) -> None:
     rows_of_death = {int(row) for row in os.environ.get("DEADLY_ROWS", "").split(",") if row}
     once = os.environ.get("DEADLY_ONCE")
-    (Path(os.environ["DEADLY_PIDS"]) / f"{os.uname().nodename}:{os.getpid()}").touch()
+    pids = Path(os.environ["DEADLY_PIDS"])
+    (pids / f"{os.uname().nodename}:{os.getpid()}").touch()
+    if len(list(pids.iterdir())) >= int(os.environ.get("DEADLY_LATE_FROM", "1000")):
+        time.sleep(float(os.environ["DEADLY_LATE_SECONDS"]))
     score = Predictor.score
 
     def deadly(self: Predictor, rows: np.ndarray) -> object:

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.timeout(240)  # half a minute at most on a machine that
 DEADLY = str(Path(__file__).with_name("deadly_scoring.py"))
 PEOPLE, PART = 120, 8
 TWO = Fleet(workers=2)
+GOES_ON = "interrupted; the same command again goes on with the parts that are not done"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,32 @@ def test_workers_that_end_in_the_middle_cost_nothing(
     assert not (tmp_path / "out.parts").exists()
 
 
+def test_workers_that_take_long_to_come_back_cost_nothing(
+    trained: tuple[Path, Path], tmp_path: Path, deadly: Callable[..., None]
+) -> None:
+    model, store = trained
+    deadly(rows="3,119", once=tmp_path, seconds=0.1, late_from=3, late_seconds=5)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
+        report = score_store(store, model, tmp_path / "out", fleet=TWO)
+    assert len(pids(tmp_path)) == 4
+    assert_whole(report.table, model, store)
+
+
+def test_workers_that_never_come_are_not_waited_for(
+    trained: tuple[Path, Path], tmp_path: Path, deadly: Callable[..., None]
+) -> None:
+    model, store = trained
+    deadly(late_from=1, late_seconds=1000)
+    began = time.monotonic()
+    with (
+        patch.multiple("hpc_brainage.scoring.local_crew", _PATIENCE=10.0, _LEAVE=2.0),
+        pytest.raises(ScoringError, match="there is no worker, and none has come"),
+    ):
+        score_store(store, model, tmp_path / "out", fleet=TWO)
+    assert time.monotonic() - began < 60
+    wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
 def test_a_worker_that_is_killed_from_outside_costs_nothing(
     trained: tuple[Path, Path], tmp_path: Path, deadly: Callable[..., None]
 ) -> None:
@@ -125,8 +152,9 @@ def test_a_part_that_ends_every_worker_is_named_and_all_others_are_kept(
     assert_whole(report.table, model, store)
 
 
-def test_a_command_that_is_killed_leaves_no_worker_and_goes_on_where_it_was(
-    trained: tuple[Path, Path], tmp_path: Path, deadly: Callable[..., None]
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_ended_leaves_no_worker_and_goes_on_where_it_was(
+    trained: tuple[Path, Path], tmp_path: Path, deadly: Callable[..., None], by: signal.Signals
 ) -> None:
     model, store = trained
     deadly(seconds=0.3)
@@ -135,11 +163,15 @@ def test_a_command_that_is_killed_leaves_no_worker_and_goes_on_where_it_was(
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = subprocess.Popen(
         [sys.executable, "-m", "hpc_brainage.cli.main", *words],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
     wait_until(lambda: len(list((tmp_path / "out.parts").glob("rows-*.json"))) >= 3)
-    command.kill()
-    command.wait()
+    # A Ctrl-C goes to the workers as well.
+    (os.killpg if by == signal.SIGINT else os.kill)(command.pid, by)
+    said = command.communicate(timeout=100)[1]
+    if by != signal.SIGKILL:
+        assert (command.returncode, said.splitlines()[-1:]) == (130, [GOES_ON])
     workers = pids(tmp_path)
     assert len(workers) == 2
     wait_until(lambda: not any(map(is_alive, workers)))

@@ -95,6 +95,19 @@ def test_dask_cuda_s_workers_take_the_gpu_that_they_see_first(
         assert on_each(crew) == {("cuda:0", "cuda:0", "0,1"), ("cuda:0", "cuda:0", "1,0")}
 
 
+def test_a_dask_cuda_that_cannot_be_used_is_said(
+    two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dask_cuda.py").write_text("raise ImportError('libnvidia-ml.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        pytest.raises(EnvironmentLacks, match=r"cannot be used \(libnvidia-ml") as caught,
+        hired(Fleet(), 1, tmp_path),
+    ):
+        pass
+    assert "pip uninstall dask-cuda" in str(caught.value)
+
+
 def test_no_more_workers_than_gpus_are_hired(two_gpus: None, no_dask_cuda: None, tmp_path: Path) -> None:
     with hired(Fleet(workers=5), 10, tmp_path) as crew:
         assert crew.wanted == 2

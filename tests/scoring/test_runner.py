@@ -246,6 +246,23 @@ def test_another_cohort_s_participant_of_the_same_name_is_a_stranger(
     assert table["in_training"].all()
 
 
+def test_the_site_of_a_person_of_the_training_is_not_unseen_for_not_being_given(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = trained
+    people = planted_cohort(120)
+    people.scans["site"] = ""
+    people.scans.loc[:4, "site"] = "elsewhere"
+    table = table_of(convert(people, tmp_path / "nowhere.zarr").store_path, model)
+    assert table["in_training"].all()
+    unseen = table["flags"].str.contains("site_unseen")
+    assert unseen.tolist() == [True] * 5 + [False] * 115
+    strangers = planted_cohort(5, seed=9, name="clinic")
+    strangers.scans["site"] = ""
+    table = table_of(convert(strangers, tmp_path / "clinic.zarr").store_path, model)
+    assert table["flags"].str.contains("site_unseen").all()
+
+
 def test_a_store_whose_tables_share_feature_names_fits_its_own_model(tmp_path: Path) -> None:
     cohort = planted_cohort(40, seed=10)
     first = cohort.sources["smri/table"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from distributed.core import Status
 
 from hpc_brainage.cluster.resources import Flags, Resources
 from hpc_brainage.errors import EnvironmentLacks, ScoringError, UsageError
 from hpc_brainage.scoring.crew import hired
 from hpc_brainage.scoring.fleet import Fleet
-from hpc_brainage.scoring.slurm_crew import SlurmJobs, _job, _settings
+from hpc_brainage.scoring.local_crew import LocalWorkers
+from hpc_brainage.scoring.slurm_crew import SlurmJobs, _cluster_kind, _job, _settings
 
 
 def test_nothing_said_means_this_machine() -> None:
@@ -62,19 +68,59 @@ def test_workers_leave_the_environment_of_their_starter_as_it_was(tmp_path: Path
     assert dict(os.environ) == before
 
 
-@pytest.mark.timeout(60)
-def test_nobody_waits_for_workers_that_do_not_come_back(tmp_path: Path) -> None:
-    def tend_for_ever() -> None:
-        while True:
-            crew.tend(0)
-            time.sleep(0.1)
+@pytest.mark.timeout(120)
+def test_workers_that_dask_has_given_up_are_replaced_under_their_names(tmp_path: Path) -> None:
+    def names() -> set[int]:
+        return {worker["name"] for worker in crew.client.scheduler_info(n_workers=-1)["workers"].values()}
 
     with hired(Fleet(workers=1), 1, tmp_path) as crew:
-        crew.tend(0)
-        crew.client.retire_workers(close_workers=True)
-        crew.patience = 0.5
-        with pytest.raises(ScoringError, match="all workers have ended"):
-            tend_for_ever()
+        crew.client.wait_for_workers(1, timeout=50)
+        crew.client.retire_workers(close_workers=True)  # for good, with what would start it again
+        before = names()
+        while not names():
+            crew.tend(0)
+            time.sleep(0.1)
+        assert (before, names()) == (set(), {0})
+
+
+class GivenUp:
+    """Stands in for Dask's cluster: each worker is given up as soon as it is there."""
+
+    def __init__(self, status: Status) -> None:
+        self.workers = {0: SimpleNamespace(status=status)}
+        self.loop = SimpleNamespace(add_callback=lambda function, *words: None)
+
+
+def test_nobody_waits_for_workers_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_brainage.scoring.local_crew._PATIENCE", 0.2)
+    workers = LocalWorkers(GivenUp(Status.running), 1)
+    workers.tend(present=0, done=0)
+    time.sleep(0.3)
+    workers.tend(present=1, done=0)
+    workers.tend(present=0, done=0)
+    time.sleep(0.3)
+    with pytest.raises(ScoringError, match="there is no worker, and none has come"):
+        workers.tend(present=0, done=0)
+
+
+def test_workers_that_end_for_nothing_are_not_started_for_ever() -> None:
+    workers = LocalWorkers(GivenUp(Status.closed), 1)
+    for done in range(20):
+        workers.tend(present=0, done=done)
+    for _ in range(2):
+        workers.tend(present=0, done=19)
+    with pytest.raises(ScoringError, match="4 workers could not be started"):
+        workers.tend(present=0, done=19)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask_jobqueue") is None, reason="needs dask-jobqueue")
+def test_ctrl_c_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    _cluster_kind([])
+    assert "dask_jobqueue.runner" in sys.modules
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(

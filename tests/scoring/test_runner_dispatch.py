@@ -177,6 +177,6 @@ def test_a_crew_is_looked_after_while_nothing_is_done(tmp_path: Path) -> None:
         looked.append((present, done))
         release.set()
 
-    crew = Crew(client, 1, jobs=SimpleNamespace(tend=tend))  # type: ignore[arg-type]
+    crew = Crew(client, 1, foreman=SimpleNamespace(tend=tend))  # type: ignore[arg-type]
     assert len(carry_out(crew, WORK, cut(1), lambda record: None)) == 1
     assert looked == [(2, 0)]

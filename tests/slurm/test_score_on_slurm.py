@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def scoring(
     desk: Path, out: str, *words: str, seconds: float = 0.0, site: str = "site.toml"
 ) -> Iterator[subprocess.Popen[str]]:
     """`brainage score --cluster SITE` as a process of its own, with parts that take so long."""
-    (desk / f"{out}-nodes").mkdir()
+    (desk / f"{out}-nodes").mkdir(exist_ok=True)
     deadly = {"DEADLY_PIDS": str(desk / f"{out}-nodes"), "DEADLY_SECONDS": str(seconds)}
     preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([DEADLY])}
     command = [
@@ -79,6 +80,10 @@ def nodes(desk: Path, out: str) -> set[str]:
     return {path.name.partition(":")[0] for path in (desk / f"{out}-nodes").iterdir()}
 
 
+def is_in_queue() -> bool:
+    return "brainage-score" in ask("squeue", "--noheader", "--format=%j")
+
+
 def parts_done(desk: Path, out: str) -> int:
     return len(list((desk / f"{out}.parts").glob("rows-*.json")))
 
@@ -89,7 +94,7 @@ def assert_whole(desk: Path, out: str) -> None:
     assert table["participant_id"].tolist() == here["participant_id"].tolist()
     np.testing.assert_allclose(table["brain_age"], here["brain_age"], rtol=1e-4)
     assert not (desk / f"{out}.parts").exists()
-    wait_until(lambda: "brainage-score" not in ask("squeue", "--noheader", "--format=%j %T"))
+    wait_until(lambda: not is_in_queue())
 
 
 def logs(desk: Path, out: str) -> str:
@@ -135,6 +140,29 @@ def test_a_job_that_is_cancelled_is_submitted_again(slurm: None, desk: Path) -> 
     assert process.returncode == 0, said
     assert len(list((desk / "cancelled-nodes").iterdir())) == 2
     assert_whole(desk, "cancelled")
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_cancels_its_jobs_and_goes_on_where_it_was(
+    slurm: None, desk: Path, by: signal.Signals
+) -> None:
+    """In the middle, and, when it is started again, before any worker has come; then it is left alone."""
+    out = f"interrupted-{by.name}"
+    for began in (lambda: parts_done(desk, out) >= 4, is_in_queue):
+        with scoring(desk, out, "--workers", "2", seconds=0.5) as process:
+            wait_until(began)
+            process.send_signal(by)
+            said = process.communicate(timeout=60)[0]
+        assert process.returncode == 130, said
+        assert "interrupted; the same command again goes on with the parts that are not done" in said
+        assert "Traceback" not in said
+        wait_until(lambda: not is_in_queue(), seconds=30)
+        assert parts_done(desk, out) >= 4
+    with scoring(desk, out, "--workers", "2") as process:
+        said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, said
+    assert " of them kept from the run that was interrupted" in said
+    assert_whole(desk, out)
 
 
 def test_what_the_cluster_does_not_have_is_said_before_anything_is_submitted(
