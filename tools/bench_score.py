@@ -16,19 +16,24 @@ round by round, and medians printed:
   the store's own chunks. All have the model in memory, and Dask's threads, which are the
   fastest of its schedulers for them. The slow ones take `--subset` people, and their rates are of those.
 
-All of it runs with `--threads` threads in all, and in one process tree with one setting of the allocator.
+Each side has a process of its own, which is warm before it is measured: the threads that one leaves behind
+slow another one down. Each has `--threads` threads in all, and the same setting of the allocator.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ ALLOCATOR = {
 }  # fmt: skip
 FMRI, SMRI, GRID = 4005, 707, (121, 145, 121)
 TRAINED_ON = {"tabular": 600, "volumes": 32}
+SIDES = ("resident", "forward", "one process", "distributed", "loop", "delayed", "map_blocks")
 Side = Callable[[], tuple[int, float, float]]
 """Scores some scans once: how many, in how many seconds, and with how many of CPU time."""
 
@@ -147,28 +153,27 @@ def cohort(kind: str, people: int, seed: int, name: str) -> Any:
 
 
 def measured(kind: str, store: Path, model: Path, folder: Path, subset: int, said: Any) -> dict[str, Any]:
-    import torch
-
     from hpc_brainage.provenance import software
 
-    torch.set_num_threads(said.threads)
-    sides = all_sides(kind, store, model, folder, subset, said.threads)
-    if said.sides:
-        sides = {name: sides[name] for name in said.sides.split(",")}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    costs: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(said.rounds + 1):
-        for name, side in sides.items():
-            count, seconds, cpu = side()
-            if number:  # the first warms up
-                rates[name].append(count / seconds)
-                costs[name].append(1000 * cpu / count)
+    chosen = said.sides.split(",") if said.sides else list(SIDES)
+    rates: dict[str, list[float]] = {name: [] for name in chosen}
+    costs: dict[str, list[float]] = {name: [] for name in chosen}
+    peaks: dict[str, tuple[int, int]] = {}
+    with ExitStack() as held:
+        fresh = {"max_workers": 1, "mp_context": multiprocessing.get_context("spawn")}
+        sides = {name: held.enter_context(ProcessPoolExecutor(**fresh)) for name in chosen}
+        for number in range(said.rounds + 1):
+            for name, process in sides.items():
+                words = (name, kind, store, model, folder, subset, said.threads)
+                (count, seconds, cpu), peaks[name] = process.submit(once, *words).result()
+                if number:  # the first warms up
+                    rates[name].append(count / seconds)
+                    costs[name].append(1000 * cpu / count)
     about = {
         "date": time.strftime("%Y-%m-%d"), "kind": kind, "cores": os.cpu_count(), "threads": said.threads,
         "rounds": said.rounds, "store": store.name, "subset": subset,
         "software": software("torch", "dask", "distributed", "zarr", "pandas", "pyarrow", "numpy"),
-        "peak_mb_of_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_mb_of_a_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_mb": {name: f"{own}, a worker {worker}" for name, (own, worker) in peaks.items()},
     }  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in about.items() if name != "software"))
     print(", ".join(f"{name} {value}" for name, value in about["software"].items()))
@@ -185,6 +190,21 @@ def measured(kind: str, store: Path, model: Path, folder: Path, subset: int, sai
             )
         print(flush=True)
     return about | {"rates": rates, "cpu_ms_a_scan": costs}
+
+
+@lru_cache
+def side_of(name: str, kind: str, *where: Any) -> Side:
+    import torch
+
+    torch.set_num_threads(where[-1])
+    return all_sides(kind, *where)[name]
+
+
+def once(name: str, kind: str, *where: Any) -> tuple[tuple[int, float, float], tuple[int, int]]:
+    """What a side took, and the most memory of its process and of one that it has started, MB."""
+    took = side_of(name, kind, *where)()
+    own, worker = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return took, (own.ru_maxrss // 1024, worker.ru_maxrss // 1024)
 
 
 def cpu_seconds() -> float:

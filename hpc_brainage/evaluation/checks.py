@@ -27,7 +27,8 @@ def against(checks: pd.DataFrame) -> pd.DataFrame:
     """The checks that are no plain yes, the heaviest first: `check`, `judgement`, `brief` (the answer)."""
     order = checks["judgement"].map(_HEAVIEST_FIRST.index).sort_values(kind="stable")
     rows = checks.loc[order.index[order < _HEAVIEST_FIRST.index(YES)]]
-    brief = [finding.partition(". ")[0] for finding in rows["finding"]]
+    answers = [finding.partition(". ")[0] for finding in rows["finding"]]
+    brief = [one[:1].upper() + one[1:] for one in answers]
     return rows[["check", "judgement"]].assign(brief=brief).reset_index(drop=True)
 
 

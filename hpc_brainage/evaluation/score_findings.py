@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_brainage.evaluation import usability as use
 from hpc_brainage.evaluation.checks import against, overall
+from hpc_brainage.evaluation.judged import EVERYONE, judged
 from hpc_brainage.evaluation.own_evidence import evidence_of, own_coverage, own_errors, own_uniformity
 from hpc_brainage.evaluation.scored_accuracy import accuracy, age_line, beside, clusters, gap_against_age
-from hpc_brainage.evaluation.scored_coverage import CALIBRATED, FEWEST, coverage, evenness, parts, skewness
-from hpc_brainage.evaluation.scored_evenness import ranked
-from hpc_brainage.evaluation.scored_groups import by_site, compared, control_group, described, group_values
+from hpc_brainage.evaluation.scored_coverage import (
+    FEWEST,
+    calibrated_coverage,
+    coverage,
+    evenness,
+    parts,
+    skewness,
+)
+from hpc_brainage.evaluation.scored_evenness import as_read, ranked
+from hpc_brainage.evaluation.scored_groups import by_site, compared, described
+from hpc_brainage.evaluation.uncertainty_checks import MOST_SKEWED
+from hpc_brainage.evaluation.usability import usability
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.flags import FLAGS
 
@@ -29,9 +38,8 @@ STRANGENESS = {
 
 _EXAMPLE_COLUMNS = (
     "age", "sex", "site", "diagnosis", "brain_age", "pi90_lo", "pi90_hi", "bag", "bag_corrected", "bag_z",
-    "p_accelerated", "flags",
+    "p_accelerated", "bag_z_site_calibrated", "p_accelerated_site_calibrated", "flags",
 )  # fmt: skip
-_EVERYONE = use.EVERYONE
 _MEASURED_VALUE = r" -?[0-9][0-9.e+-]*(?: mm| %)? (above|below) "
 
 
@@ -43,21 +51,23 @@ class Findings:
     ----------
     verdict : whether the model's ages can be used in this cohort: "yes", "care", "no" or "open" (it cannot
         be told).
+    known : the scans that there is a gap of.
     group : the column whose groups are compared, or None; `reference` is the group compared with.
     labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
     judged : whose predictions are held against their age, in words.
     drawn : what the bootstrap drew: "sites", "people", or "" where there was nothing to draw.
     tables : by name, `flow`, `reasons`, `checks`, `against`, `cohort`, `accuracy`, `evidence`, `age_line`,
         `beside`, `gap_age`, `strangeness`, `sex`, `sex_differences`, `site`, `group`, `group_differences`,
-        `coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`, `examples`; one that
-        there is nothing to say in is empty.
+        `coverage`, `calibrated_coverage`, `centiles`, `own_coverage`, `own_uniformity`, `flags`, `quality`,
+        `examples`; one that there is nothing to say in is empty.
     notes : by the name of a table, what has to be said beside it.
     numbers : `site_share` of the gap's variance; `centile_distance` with `centile_p` (Kolmogorov-Smirnov)
-        of those judged, and `calibrated_people`, of how many of them the site-calibrated z and p were
-        looked at; None if unknown.
+        of those judged, and `placed_people`, whose z and p these are, with `calibrated_people`, of how many
+        of them they were calibrated at their sites; None if unknown.
     """
 
     verdict: str
+    known: pd.DataFrame
     group: str | None
     reference: str | None
     labels: tuple[str, ...]
@@ -81,26 +91,14 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     UsageError : there is no such column, or it has no groups but numbers or names.
     """
     scored = table[table["status"] == "scored"]
-    known = table[known_rows(table)].reset_index(drop=True)
-    column = group or _default_group(table)
-    of_group = None if column is None else group_values(table, column)
-    own = pd.Series(dtype=str) if of_group is None else of_group[known_rows(table)].reset_index(drop=True)
-    reference, control = _references(own)
-
-    groups = {_EVERYONE: known}
-    if control is not None and (own == control).sum() < len(known):
-        groups[control] = known[(own == control).to_numpy()]
-    who, judged = list(groups.items())[-1]
-    if len(judged) < use.FEWEST_TO_JUDGE:
-        who, judged = _EVERYONE, known
-    only = _one_group(known, own)
-    if who == _EVERYONE and only is not None:
-        who, groups = only, {only: known}
-    healthy = who != _EVERYONE and control_group([who]) is not None
-    placed = ranked(judged, about, FEWEST)
-    held = coverage(groups | parts(judged, who)) if "pi90_lo" in known else pd.DataFrame()
-    held = pd.concat([held, _held_by_calibrated(judged, who)], ignore_index=True)
-    checks = use.usability(table, judged, who, about, held, healthy)
+    of = judged(table, group)
+    known, own, people, who = of.known, of.labels, of.people, of.who
+    placed = ranked(people, about, FEWEST)
+    held, calibrated = pd.DataFrame(), pd.DataFrame()
+    if "pi90_lo" in known:
+        held = coverage(of.groups | parts(people, who))
+        calibrated = calibrated_coverage(people, who)
+    checks = usability(table, of, about, held, calibrated, placed)
 
     training = about.get("model", {}).get("training") or {}
     tables = {
@@ -108,16 +106,17 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         "reasons": _counts(table.loc[table["reason"].fillna("") != "", "reason"], "reason"),
         "checks": checks,
         "against": against(checks),
-        "cohort": described(known, pd.Series(_EVERYONE, index=known.index))
+        "cohort": described(known, pd.Series(EVERYONE, index=known.index))
         if len(known)
         else pd.DataFrame(),
-        "accuracy": accuracy(groups, training.get("age_mean")) if len(known) else pd.DataFrame(),
+        "accuracy": accuracy(of.groups, training.get("age_mean")) if len(known) else pd.DataFrame(),
         "evidence": own_errors(evidence_of(about)),
-        "age_line": age_line(groups) if len(known) else pd.DataFrame(),
-        "beside": beside(judged),
-        "gap_age": gap_against_age(judged),
+        "age_line": age_line(of.groups) if len(known) else pd.DataFrame(),
+        "beside": beside(people),
+        "gap_age": gap_against_age(people),
         "strangeness": _strangeness(scored),
         "coverage": held,
+        "calibrated_coverage": calibrated,
         "own_coverage": own_coverage(about),
         "own_uniformity": own_uniformity(about),
         "flags": _flags(scored),
@@ -126,7 +125,7 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
     }
     notes: dict[str, tuple[str, ...]] = {}
     numbers: dict[str, float | None] = dict.fromkeys(
-        ("site_share", "centile_distance", "centile_p", "calibrated_people")
+        ("site_share", "centile_distance", "centile_p", "placed_people", "calibrated_people")
     )
     if len(known):
         tables["sex"] = described(known, known["sex"])
@@ -134,54 +133,26 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
             known, known["sex"].where(known["sex"] != "U", ""), "F"
         )
         tables["site"], numbers["site_share"] = by_site(known)
-    if len(own) and reference is not None:
+    if of.reference is not None:
         tables["group"] = described(known, own)
-        tables["group_differences"], notes["group_differences"] = compared(known, own, reference)
+        tables["group_differences"], notes["group_differences"] = compared(known, own, of.reference)
     if placed is not None:
         # The people and the statistic of the check, so that the page does not contradict itself.
         tables["centiles"], numbers["centile_distance"], numbers["centile_p"] = evenness(
             100 * placed.scans["share"].to_numpy(), placed.controls
         )
-        numbers["calibrated_people"] = float(len(placed)) if placed.calibrated else None
+        numbers["placed_people"] = float(len(placed))
+        numbers["calibrated_people"] = float(placed.calibrated)
         skewed = skewness(placed.scans["z"].to_numpy())
-        if skewed is not None and abs(skewed) > use.MOST_SKEWED:
+        if skewed is not None and abs(skewed) > MOST_SKEWED:
             notes["centiles"] = (
                 f"z is not normal here (skewness {skewed:+.1f}, {who}): a z of 2 is not a gap that one"
                 " person in forty exceeds. Read the centile or p beside it.",
             )
-    drawn = clusters(judged)[1] if len(judged) >= FEWEST else ""
-    return Findings(overall(checks), column, reference, tuple(own), who, drawn, tables, notes, numbers)
-
-
-def known_rows(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are scored and have an age: those that there is a gap of, bool (rows,)."""
-    there = (table["status"] == "scored") & table["age"].notna() & table["brain_age"].notna()
-    return there.to_numpy(dtype=bool)
-
-
-def _default_group(table: pd.DataFrame) -> str | None:
-    if "diagnosis" not in table:
-        return None
-    said = table["diagnosis"].fillna("").astype(str).str.strip()
-    count = said[said != ""].nunique()
-    return "diagnosis" if 2 <= count <= 20 else None
-
-
-def _references(own: pd.Series) -> tuple[str | None, str | None]:
-    """Whom the groups are compared with, and the group of people without a diagnosis, if there is one."""
-    sizes = own[own != ""].value_counts()
-    if not len(sizes):
-        return None, None
-    control = control_group(list(sizes.index))
-    return control or str(sizes.index[0]), control
-
-
-def _one_group(known: pd.DataFrame, own: pd.Series) -> str | None:
-    """The group, or else the diagnosis, that all of the scans are of, if there is one."""
-    if not len(own) and "diagnosis" in known:
-        own = known["diagnosis"].fillna("").astype(str).str.strip()
-    names = sorted(set(own))
-    return str(names[0]) if len(names) == 1 and names[0] else None
+    drawn = clusters(people)[1] if len(people) >= FEWEST else ""
+    return Findings(
+        overall(checks), known, of.group, of.reference, tuple(own), who, drawn, tables, notes, numbers
+    )
 
 
 def _flow(table: pd.DataFrame, scored: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
@@ -263,21 +234,13 @@ def _quality(scored: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if row["scans"]])
 
 
-def _held_by_calibrated(judged: pd.DataFrame, who: str) -> pd.DataFrame:
-    """How often intervals that were calibrated at their sites hold the true age, where there are any."""
-    ends = {f"{end}_site_calibrated": end for end in ("pi90_lo", "pi90_hi")}
-    if not set(ends) <= set(judged):
-        return pd.DataFrame()
-    calibrated = judged.drop(columns=list(ends.values())).rename(columns=ends)
-    return coverage({f"{who}{CALIBRATED}": calibrated})
-
-
 def _examples(table: pd.DataFrame) -> pd.DataFrame:
     """The lowest, the middle and the highest gaps, and scans that were not scored: at most eleven rows."""
-    by = next((c for c in ("bag_z", "bag_corrected", "bag") if c in table and table[c].notna().any()), None)
+    gaps = (as_read(table)["z"], *(table[name] for name in ("bag_corrected", "bag") if name in table))
+    by = next((gap for gap in gaps if gap.notna().any()), None)
     chosen: dict[int, str] = {}
     if by is not None:
-        order = table[by].dropna().sort_values(kind="stable").index
+        order = by.dropna().sort_values(kind="stable").index
         middle = len(order) // 2
         for rows, word in (
             (order[:3], "lowest gap"),

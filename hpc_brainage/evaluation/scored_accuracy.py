@@ -28,6 +28,7 @@ GAPS = {
     "bag_corrected": "corrected gap, years",
     "bag_site_calibrated": "gap calibrated at the site, years",
     "bag_z": "normative z of the gap",
+    "bag_z_site_calibrated": "normative z, calibrated at the site",
 }
 """What a gap is called in a table, by its column."""
 

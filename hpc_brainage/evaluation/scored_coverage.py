@@ -13,12 +13,10 @@ NOMINAL = LEVEL
 """Share of people whose age `pi90_lo` to `pi90_hi` should hold, if they are like the training people."""
 FEWEST = 20
 BINS = 10
+_WITHIN_95 = 1.959963984540054
+"""SDs of a normal distribution around its mean that hold 95 % of it."""
 ENDS_FROM = 80
 """Judged scans from which on the twenty youngest and the twenty oldest are looked at by themselves."""
-
-
-CALIBRATED = ": intervals calibrated at their sites"
-"""What the row about these intervals is called, behind the people's name: no group of people."""
 
 
 def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
@@ -72,9 +70,20 @@ def coverage(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def calibrated_coverage(judged: pd.DataFrame, who: str) -> pd.DataFrame:
+    """How often intervals hold that were calibrated at their sites, and how often those of the same people
+    did before: the two rows of `coverage`, or none."""
+    ends = {f"{end}_site_calibrated": end for end in ("pi90_lo", "pi90_hi")}
+    if not set(ends) <= set(judged):
+        return pd.DataFrame()
+    own = judged[judged[list(ends)].notna().all(axis=1)]
+    after = own.drop(columns=list(ends.values())).rename(columns=ends)
+    return coverage({f"{who}, calibrated at their sites": after, "the same people before": own})
+
+
 def wilson(count: float, of: float) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
-    z2 = 1.959963984540054**2
+    z2 = _WITHIN_95**2
     share = count / of
     centre = (share + z2 / (2 * of)) / (1 + z2 / of)
     reach = np.sqrt(z2) / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
@@ -103,7 +112,7 @@ def evenness(
         return pd.DataFrame(), None, None
     counts, edges = np.histogram(known, bins=BINS, range=(0, 1))
     more = 0.0 if controls is None else len(known) / controls
-    reach = 1.96 * np.sqrt(len(known) / BINS * (1 - 1 / BINS) * (1 + more))
+    reach = _WITHIN_95 * np.sqrt(len(known) / BINS * (1 - 1 / BINS) * (1 + more))
     table = pd.DataFrame(
         {"from": 100 * edges[:-1], "to": 100 * edges[1:], "n": counts, "expected": len(known) / BINS,
          "reach": reach}

@@ -19,6 +19,7 @@ from hpc_brainage.scoring.interpretation import available
 EARLY = 0.05
 """Share of people like the training controls whose p is below this very number."""
 FEWEST_OF_A_SET = 10
+_READ = {"z": "bag_z", "p": "p_accelerated"}
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,22 @@ class Ranked:
 
     Attributes
     ----------
-    scans : columns `age` (years), `z`, `p`, `share` (0 to 1: training controls below; the middle of the
-        person's own rank) and `has` ("smri+fmri"), one row a person.
+    scans : columns `age` (years), `z`, `p`, `calibrated` (at their sites, whether z and p are), `share` (0
+        to 1: training controls below; the middle of the person's own rank) and `has` ("smri+fmri"), one row
+        a person.
     norms : training controls that the ranks are among, by `has`; empty where the sidecar does not say.
-    calibrated : whether z and p are those that were calibrated at the people's sites.
     """
 
     scans: pd.DataFrame
     norms: Mapping[str, int]
-    calibrated: bool
 
     def __len__(self) -> int:
         return len(self.scans)
+
+    @property
+    def calibrated(self) -> int:
+        """Of how many people z and p were calibrated at their sites."""
+        return int(self.scans["calibrated"].sum())
 
     @property
     def controls(self) -> float | None:
@@ -59,11 +64,27 @@ class Ranked:
 
     def of(self, rows: pd.Series) -> Ranked:
         """Some of these people, by a mask."""
-        return Ranked(self.scans[rows.to_numpy()], self.norms, self.calibrated)
+        return Ranked(self.scans[rows.to_numpy()], self.norms)
+
+
+def as_read(scans: pd.DataFrame) -> pd.DataFrame:
+    """z and p of each scan as a reader takes them: calibrated at its site where they are, else plain.
+
+    Returns
+    -------
+    Columns `z`, `p` (NaN where there are none) and `calibrated`, on the rows of `scans`.
+    """
+    nobody = pd.Series(np.nan, index=scans.index)
+    plain, calibrated = (
+        pd.DataFrame({word: scans.get(name + ending, nobody) for word, name in _READ.items()}, dtype=float)
+        for ending in ("", "_site_calibrated")
+    )
+    whole = calibrated.notna().all(axis=1)
+    return plain.mask(whole, calibrated).assign(calibrated=whole)
 
 
 def ranked(people: pd.DataFrame, about: Mapping[str, Any], fewest: int) -> Ranked | None:
-    """Those of the scans that have a p; of site-calibrated ones where these are enough people.
+    """Those of the scans that have a z and a p, as `as_read` takes them.
 
     Parameters
     ----------
@@ -73,19 +94,14 @@ def ranked(people: pd.DataFrame, about: Mapping[str, Any], fewest: int) -> Ranke
     """
     calibration = (about.get("model") or {}).get("calibration") or {}
     norms = {name: int(one["n"]) for name, one in (calibration.get("uniformity") or {}).items()}
-    for ending in ("_site_calibrated", ""):
-        p, z = f"p_accelerated{ending}", f"bag_z{ending}"
-        if p not in people or z not in people:
-            continue
-        own = people.dropna(subset=[p, z]).drop_duplicates("participant_id")
-        if len(own) < fewest:
-            continue
-        scans = pd.DataFrame({"age": own["age"], "z": own[z], "p": own[p]}).astype(float)
-        scans["has"] = available(own)
-        width = 1 / (scans["has"].map(norms).astype(float) + 1)  # of a rank
-        scans["share"] = (1 - scans["p"] + width.fillna(0) / 2).clip(0, 1)
-        return Ranked(scans.reset_index(drop=True), norms, bool(ending))
-    return None
+    read = as_read(people)
+    own = people[read[["z", "p"]].notna().all(axis=1)].drop_duplicates("participant_id")
+    if len(own) < fewest:
+        return None
+    scans = read.loc[own.index].assign(age=own["age"].astype(float), has=available(own))
+    width = 1 / (scans["has"].map(norms).astype(float) + 1)  # of a rank
+    scans["share"] = (1 - scans["p"] + width.fillna(0) / 2).clip(0, 1)
+    return Ranked(scans.reset_index(drop=True), norms)
 
 
 def often_early(people: Ranked) -> tuple[int, float]:

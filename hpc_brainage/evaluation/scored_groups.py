@@ -1,8 +1,9 @@
 """How the gaps of a scored cohort differ between groups of people: sexes, sites, diagnoses.
 
-Groups are described as they are, and compared with age, age squared, sex and site as covariates
-(`group_effects`). What cannot be compared is said: groups of a few people, groups that are sites by another
-name, groups whose ages hardly overlap, and groups of which one was in the model's training.
+Groups are described as they are, and compared with age, age squared, sex, site and the set of modalities
+that a scan was scored from as covariates (`group_effects`). What cannot be compared is said: groups of a
+few people, groups that are sites by another name, groups whose ages hardly overlap or that were scored from
+other modalities, and groups of which one was in the model's training.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pandas as pd
 from hpc_brainage.errors import UsageError, nearest
 from hpc_brainage.evaluation.group_effects import FEWEST_IN_GROUP, LEVEL, Contrast, adjusted_differences
 from hpc_brainage.evaluation.scored_accuracy import GAPS
-from hpc_brainage.numerals import many
+from hpc_brainage.numerals import many, percent
+from hpc_brainage.scoring.interpretation import available
 
 MOST_GROUPS = 20
 _CONTROLS = frozenset(
@@ -24,6 +26,8 @@ _CONTROLS = frozenset(
      "unaffected")
 )  # fmt: skip
 _LITTLE_OVERLAP = 0.5
+_OTHER_MODALITIES = 0.1
+"""Shares of two groups that were scored from one set of modalities may differ by so much without a word."""
 _COMPARED = ("bag", "bag_z")
 """The raw gap and its normative z; age is a covariate, so the corrected gap would say the same again."""
 
@@ -129,14 +133,15 @@ def compared(scans: pd.DataFrame, group: pd.Series, reference: str) -> tuple[pd.
 
 
 def by_site(scans: pd.DataFrame) -> tuple[pd.DataFrame, float | None]:
-    """The mean gap of each site at the cohort's mean age and sex, and how much of the spread is sites'.
+    """The mean gap of each site at the cohort's age, sex and modalities, and sites' share of the spread.
 
     Returns
     -------
     The table of `described`, by site, with `adjusted_gap`, `low` and `high` (95 %, on t with the scans of
-    the site): the site's intercept in a regression of the raw gap on age, age squared and sex, less the
-    mean of the sites' intercepts; NaN for sites with fewer than five scans. And the share of the gap's
-    variance, beyond age and sex, that lies between sites (adjusted for their number); None for one site.
+    the site): the site's intercept in a regression of the raw gap on age, age squared, sex and the set of
+    modalities, less the mean of the sites' intercepts; NaN for sites with fewer than five scans. And the
+    share of the gap's variance, beyond these, that lies between sites (adjusted for their number); None for
+    one site.
     """
     from scipy.stats import t as student
 
@@ -189,7 +194,13 @@ def _covariates(scans: pd.DataFrame) -> dict[str, np.ndarray]:
     found = {"age": centred, "age²": centred**2, "sex": (sex == "M").astype(float)}
     if (sex == "U").any():
         found["sex unknown"] = (sex == "U").astype(float)
-    return found
+    has = available(scans)
+    *fewer, _ = sorted(set(has), key=lambda name: (len(name), name))  # beside the fullest set
+    return found | {f"modalities ({name}{_only(name)})": (has == name).astype(float) for name in fewer}
+
+
+def _only(modalities: str) -> str:
+    return "" if "+" in modalities else " only"
 
 
 def _contrast(
@@ -197,7 +208,9 @@ def _contrast(
 ) -> Contrast:
     covariates = _covariates(scans)
     if set(group) <= {"F", "M", "U"} and (scans["sex"].to_numpy() == group).all():
-        covariates = {name: covariates[name] for name in ("age", "age²")}  # sex is what is compared
+        covariates = {  # sex is what is compared
+            name: values for name, values in covariates.items() if not name.startswith("sex")
+        }
     return adjusted_differences(
         scans[column].to_numpy(dtype=float),
         group,
@@ -253,14 +266,28 @@ def _cautions(found: Contrast, scans: pd.DataFrame, group: np.ndarray, reference
                 f"Only {100 * inside:.0f} % of {name} are as old as the middle 95 % of {reference}"
                 f" ({low:.0f} to {high:.0f} years): the difference rests on extrapolation over age."
             )
+    has = available(scans)
+    for modalities in sorted(set(has)):
+        from_these = {name: float((has[group == name] == modalities).mean()) for name in set(group)}
+        if max(from_these.values()) - min(from_these.values()) > _OTHER_MODALITIES:
+            notes.append(
+                f"The groups differ in how many were scored from {modalities}{_only(modalities)}"
+                f" ({_by_group(from_these)}). The gap differs between sets of modalities; one offset for"
+                " each set is taken out. Compare people with the same set, too."
+            )
+            break  # of two sets, the other says the same
     if "in_training" in scans:
         of_training = scans["in_training"].to_numpy()
         trained = {name: float(of_training[group == name].mean()) for name in set(group)}
         if max(trained.values()) - min(trained.values()) > 0.2:
-            shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(trained.items()))
             notes.append(
-                f"The groups differ in how many were in the model's training ({shares}). New people"
-                " are scored by more members than people of the training, and belong compared with new"
-                " controls."
+                f"The groups differ in how many were in the model's training ({_by_group(trained)}). New"
+                " people are scored by more members than people of the training, and belong compared with"
+                " new controls."
             )
     return notes
+
+
+def _by_group(shares: dict[str, float]) -> str:
+    """A share of each group, "control 100 %, patient 0 %"."""
+    return ", ".join(f"{name} {percent(share)}" for name, share in sorted(shares.items()))

@@ -24,7 +24,7 @@ def model_card(info: ModelInfo) -> str:
         + (f", chosen by `{people.where}`" if people.where else ""),
         f"- age {people.age_min:.1f} to {people.age_max:.1f} years"
         f" (mean {people.age_mean:.1f}, SD {people.age_sd:.1f})",
-        f"- scans by sex: {_counts(people.sexes)}; sites: {len(people.sites)}",
+        f"- scans by sex: {_counts(people.sexes)}; sites: {_sites(people.sites)}",
         f"- scans with each modality: {_counts(people.with_modality)}",
         f"- store hash `{people.store_sha256}`",
         "",
@@ -122,6 +122,14 @@ def _everybody(info: ModelInfo) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _sites(scans: dict[str, int]) -> str:
+    """How many sites are known; "" is that of scans whose site is not."""
+    known = len(set(scans) - {""})
+    if "" not in scans:
+        return str(known)
+    return f"{known}, and of {scans['']} scans not given" if known else "not given"
 
 
 def _rows(people: str, evidence: Evidence, comparison: Comparison) -> list[str]:

@@ -113,7 +113,9 @@ class Evidence(_Record):
             return None
         if self.is_behind_ridge:
             how = "errs less than the model"
-        elif difference is None or difference.is_below_zero:
+        elif difference is not None and difference.is_below_zero:
+            how = "errs more than the model"
+        elif difference is None:
             how = "errs no less than the model"
         else:
             how = "is not told apart from the model"

@@ -166,6 +166,7 @@ class Summary:
     lines : sentences.
     reasons : why the answer is not a plain yes.
     figures : number, its interval ("" without one), and what it is.
+    others : how many reasons there are beside these, and the section that has them; None without.
     """
 
     verdict: str
@@ -174,6 +175,7 @@ class Summary:
     lines: tuple[str, ...]
     reasons: tuple[str, ...]
     figures: tuple[tuple[str, str, str], ...]
+    others: tuple[str, str] | None = None
 
 
 def render_page(title: str, summary: Summary, sections: Sequence[Section], footer: Sequence[str]) -> str:
@@ -213,7 +215,7 @@ def _cell(row: dict[Any, Any], column: Column) -> str:
         return f"{value:,}".replace("-", "−")
     if not isinstance(value, float | np.floating):
         return plain(value, column.longest)
-    if column.name in ("p", "p_accelerated"):
+    if column.name == "p" or column.name.startswith("p_accelerated"):
         return probability(float(value))
     shown = number(float(value), column.decimals, sign=column.sign, percent=column.percent)
     if column.limits is None:

@@ -17,7 +17,7 @@ from hpc_brainage.reporting.page import (
     Summary,
     render_page,
 )
-from hpc_brainage.reporting.score_sections import JUDGEMENTS, SECTIONS, Blocks
+from hpc_brainage.reporting.score_sections import SECTIONS, Blocks
 from hpc_brainage.reporting.told import Told
 
 _ANSWERS = {"yes": "Yes: none of the checks speaks against it", "care": "With care", "no": "No",
@@ -26,6 +26,8 @@ _NOT_A_DEVICE = (
     "For research. Not a diagnostic device: no row of this table says anything about one person's health."
 )
 _MOST_HEADLINES = 3
+_MOST_REASONS = 5
+"""Of checks that ask for care; every "no" is shown."""
 _ERRORS = {
     "this model": "mean absolute error, years",
     "their own mean age": "years, by saying their mean age",
@@ -77,11 +79,12 @@ def _summary(told: Told) -> Summary:
             f"{row['group']} minus {row['reference']}: raw gap, years, adjusted for {row['adjusted_for']}"
         )
         figures.append((difference, between, meaning))
-    reasons = []
-    for against in told["against"].to_dict("records"):
-        other = against["judgement"] != told.verdict
-        judged = f"{JUDGEMENTS[against['judgement']][2:].capitalize()}: " if other else ""
-        reasons.append(f"{against['check']} {judged}{against['brief']}.")
+    against = told["against"].to_dict("records")
+    reasons = [f"{one['check']} {one['brief']}." for one in against if one["judgement"] == told.verdict]
+    if told.verdict != "no":
+        del reasons[_MOST_REASONS:]
+    more = len(against) - len(reasons)
+    others = f"{many(more, 'other check')} {'is' if more == 1 else 'are'} no plain yes"
     return Summary(
         told.verdict,
         "Can this model's brain ages be used in this cohort?",
@@ -89,6 +92,7 @@ def _summary(told: Told) -> Summary:
         (line, _NOT_A_DEVICE),
         tuple(reasons),
         tuple(figures),
+        (others, "checks") if more else None,
     )
 
 

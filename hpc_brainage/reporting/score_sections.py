@@ -192,16 +192,16 @@ def sites(told: Told) -> Blocks:
     if share is not None:
         blocks.append(
             Paragraph(
-                f"Beyond age and sex, {100 * share:.0f} % of the raw gap's variance lies between the"
-                f" {many(len(table), 'site')}. Differences between sites are of scanners, processing"
-                " and people alike; nothing here tells them apart."
+                f"Beyond age, sex and modalities, {100 * share:.0f} % of the raw gap's variance lies"
+                f" between the {many(len(table), 'site')}. Differences between sites are of scanners,"
+                " processing and people alike; nothing here tells them apart."
             )
         )
         there = table[table["adjusted_gap"].notna()]
         if len(there) > 1:
             svg = draw.forest(
                 list(there["group"].astype(str)), there["adjusted_gap"].to_numpy(), there["low"].to_numpy(),
-                there["high"].to_numpy(), "mean gap at the cohort's age and sex, years", "sites",
+                there["high"].to_numpy(), "mean gap, other things equal, years", "sites",
                 f"Mean gap of {many(len(there), 'site')} with 95 % intervals, from"
                 f" {number(there['adjusted_gap'].min(), sign=True)} to"
                 f" {number(there['adjusted_gap'].max(), sign=True)} years around their mean.",
@@ -232,6 +232,9 @@ def uncertainty(told: Told) -> Blocks:
                 "How often the 90 % interval holds the true age", told["coverage"], COVERAGE, "coverage"
             ),
         ]
+        if len(told["calibrated_coverage"]):
+            title = "Intervals calibrated at their sites, and those of the same people before"
+            blocks.append(DataTable(title, told["calibrated_coverage"], COVERAGE, "calibrated-coverage"))
     else:
         blocks.append(
             _absent("The table has no intervals (pi90_lo, pi90_hi), so their coverage cannot be told.")
@@ -249,14 +252,14 @@ def uncertainty(told: Told) -> Blocks:
     if len(told["centiles"]):
         distance, p = told.numbers.get("centile_distance") or 0.0, told.numbers.get("centile_p")
         chance = "" if p is None else f", p {probability(p)}"
-        calibrated = "site-calibrated " if told.numbers.get("calibrated_people") else ""
+        calibrated = f"; {_calibrated(told)} site-calibrated" if told.about.get("site_calibration") else ""
         alt = f"People in each tenth of the centiles; largest distance from even {distance:.2f}."
         blocks.append(
             Drawing(
                 draw.centiles(told["centiles"], alt),
-                f"Where the {calibrated}gap of each person lies among training controls of the same age and"
-                f" sex, as p says it ({told.judged}; one scan a person). Dashed: even, as it is for people"
-                " like them; the band is what chance allows. Largest distance from even"
+                "Where the gap of each person lies among training controls of the same age and sex, as p"
+                f" says it ({told.judged}; one scan a person{calibrated}). Dashed: even, as it is for"
+                " people like them; the band is what chance allows. Largest distance from even"
                 f" (Kolmogorov-Smirnov): {distance:.2f}{chance}.",
             )
         )
@@ -363,14 +366,20 @@ def examples(told: Told) -> Blocks:
         "bag_corrected": "corrected gap",
         "bag_z": "z of the gap",
         "p_accelerated": "p (accelerated)",
+        "bag_z_site_calibrated": "z, site-calibrated",
+        "p_accelerated_site_calibrated": "p, site-calibrated",
     }
-    signed = ("bag", "bag_corrected", "bag_z")
+    signed = ("bag", "bag_corrected", "bag_z", "bag_z_site_calibrated")
     shown = told["examples"]
     if "flags" in shown:
         shown = shown.assign(flags=shown["flags"].astype(str).str.replace(";", "; "))
     columns = tuple(
         Column(
-            name, names.get(name, name), decimals=1 + (name == "bag_z"), sign=name in signed, longest=200
+            name,
+            names.get(name, name),
+            decimals=1 + name.startswith("bag_z"),
+            sign=name in signed,
+            longest=200,
         )
         for name in map(str, shown)
     )
@@ -424,22 +433,22 @@ def _of_calibrated_sites(told: Told) -> Blocks:
     """What site calibration did not touch."""
     if not told.about.get("site_calibration"):
         return []
-    people = told.numbers.get("calibrated_people")
-    judged = (
-        "too few people have calibrated z and p to judge them, so that what stands here of z and p is of"
-        " the columns before it"
-        if people is None
-        else "whether z and p are even, and free of age, is judged of the calibrated ones"
-        f" ({people:,.0f} people)"
-    )
     return [
         Paragraph(
             "Sites were calibrated: the gap, z, p and the 90 % interval in the columns that end in"
-            f" _site_calibrated. Here {judged}. The groups' and sites' differences on this page are of the"
-            " gap and z before it, and still hold what the site added.",
+            " _site_calibrated. Whether z and p are centred, even and free of age is judged by the"
+            f" calibrated ones where somebody has them ({_calibrated(told)} people), and by the plain ones"
+            " elsewhere. The groups' and sites' differences on this page are of the gap and z before it,"
+            " and still hold what the site added.",
             "warning",
         )
     ]
+
+
+def _calibrated(told: Told) -> str:
+    """Of how many of those whose z and p are judged these were calibrated, "26 of 77"."""
+    calibrated, people = (told.numbers.get(f"{word}_people") or 0 for word in ("calibrated", "placed"))
+    return f"{calibrated:,.0f} of {people:,.0f}"
 
 
 def _described(table: pd.DataFrame) -> tuple[Column, ...]:

@@ -20,6 +20,7 @@ class Told:
     contributions : what drives the predictions, by feature and group; None where it was not asked for.
     brain_maps : captions and PNG files of what regions contribute; none without an atlas.
     verdict : "yes", "care", "no" or "open" (it cannot be told).
+    known : the scans that there is a gap of.
     group, reference : the column whose groups are compared, and the group compared with; None without.
     labels : the group of each scan that there is a gap of, "" where unknown; none without `group`.
     judged : whose predictions are held against their age.
@@ -32,6 +33,7 @@ class Told:
     contributions: pd.DataFrame | None
     brain_maps: tuple[tuple[str, bytes], ...]
     verdict: str
+    known: pd.DataFrame
     group: str | None
     reference: str | None
     labels: tuple[str, ...]
@@ -48,12 +50,6 @@ class Told:
     @cached_property
     def scored(self) -> pd.DataFrame:
         return self.table[(self.table["status"] == "scored").to_numpy()]
-
-    @cached_property
-    def known(self) -> pd.DataFrame:
-        """The scans that there is a gap of."""
-        there = self.scored["age"].notna() & self.scored["brain_age"].notna()
-        return self.scored[there.to_numpy(dtype=bool)].reset_index(drop=True)
 
     @property
     def group_of_known(self) -> list[str]:

@@ -13,7 +13,7 @@ FLAGS: dict[str, str] = {
     " reach it, and the intervals need not hold",
     "age_outside_norms": "fewer than 20 controls near this age to calibrate on: no bag_z",
     "implausible_age": "brain_age below 0 or above 120 years",
-    "site_unseen": "nobody of this site, or of an unknown one, was in the training",
+    "site_unseen": "nobody of this site was in the training, or the site of a new person is unknown",
     "field_strength_unseen": "nobody scanned at this field strength was in the training",
     "sex_unknown": "brain_age is the mean over both sexes",
     "sex_unseen": "nobody of this sex was in the training",

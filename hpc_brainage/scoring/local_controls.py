@@ -10,12 +10,10 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError, UsageError
 from hpc_brainage.scans import scan_names
-from hpc_brainage.scoring.same_scans import Pairs, same_scans
+from hpc_brainage.scoring.same_scans import SURE, Pairs, same_scans
 from hpc_brainage.scoring.saved import SavedScores
 
 _SHOWN = 3
-_SURE = 0.01
-"""Pairs that are expected by chance; with fewer, what agrees is the same scan."""
 _HINT = "leave them out with --where, or calibrate with fewer controls"
 
 
@@ -86,7 +84,7 @@ def usable_controls(local: SavedScores, table: pd.DataFrame) -> tuple[pd.DataFra
 def _others_than(scored: pd.DataFrame, controls: pd.DataFrame, name: str) -> list[str]:
     """Refuse controls whose scan is among the scored under another name; say where it may be chance."""
     pairs = same_scans(controls, scored)
-    sure = pairs.by_chance < _SURE
+    sure = pairs.by_chance < SURE
 
     def said(chosen: Pairs) -> tuple[int, str]:
         who, whose = (
@@ -98,11 +96,12 @@ def _others_than(scored: pd.DataFrame, controls: pd.DataFrame, name: str) -> lis
 
     if sure.any():
         count, shown = said(pairs.take(sure))
+        others = len(set(pairs.first[sure & ~pairs.near].tolist()))
         raise UsageError(
             f"{count} of the local controls are also scored, under another name",
             where=f"{name}: {shown}",
-            expected="other people: the model says the same of these scans, to the fourth digit, and their"
-            " ages are within a year",
+            expected="other people: the model says the same of these scans, to the fourth digit"
+            + (f"; the ages or sexes of {others} differ, so one table has them wrong" if others else ""),
             hint=_HINT,
         )
     perhaps = pairs.take(~pairs.contradicted)

@@ -99,9 +99,10 @@ def z_of(norms: Norms, standardised: np.ndarray) -> np.ndarray:
 
 
 def standardised_controls(norms: Norms) -> np.ndarray:
-    """The controls' own gaps less the mean, over the spread, ascending: those that `z_of` makes their z of.
+    """The controls' own gaps less the mean, over the spread, ascending: `z_of` turned round, on their z.
 
-    Their SD is more than 1 where tails are long, for the spread is that of gaps cut off at 3 of it.
+    Approximate, for each control's z is by the shape of the other folds' controls. Their SD is more than 1
+    where tails are long, for the spread is that of gaps cut off at 3 of it.
     """
     z, shape = np.array(norms.z), norms.shape
     if shape is None:

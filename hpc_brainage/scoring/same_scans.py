@@ -7,12 +7,13 @@ each modality is rebuilt from it. (`brain_age` of both modalities together is le
 much the same codes.)
 
 How many pairs agree by chance is counted, too. Two people of one table agree in a number with the chance
-p; over all numbers that a pair agrees in, the chances are multiplied, and times the pairs of about the same
-age that there are, this is how many such pairs are to be expected. On ABIDE I and AOMIC ID1000 p is 2 to 5
-in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction and 5 to 8 in 10,000 of `mahalanobis`, and one
-pair in seven to one in three is of about the same age. So among 50,000 scans and 1,000 controls 0.000004 to
-0.00006 pairs agree by chance in all three numbers of a scan with one modality, and 0.007 to 0.07 in an age
-and a reconstruction alone.
+p; over all numbers that a pair agrees in, the chances are multiplied, and times the pairs that there are,
+this is how many such pairs are to be expected. Ages may be shifted and sexes coded the other way round, so
+all pairs count at first; where that leaves a doubt, those of one sex and about the same age, which are
+fewer. On ABIDE I and AOMIC ID1000 p is 2 to 5 in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction
+and 5 to 8 in 10,000 of `mahalanobis`, and one pair in seven to one in three is of about the same age. So of
+50,000 scans and 1,000 controls 0.00002 to 0.0002 pairs agree by chance in all three numbers of a scan with
+one modality; and of those of about the same age 0.007 to 0.07 in an age and a reconstruction alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SAME = 1e-4
 """Years, or the number's own unit: rounding in single precision, and of the six digits in a TSV."""
 WITHIN_YEARS = 1.0
 """Ages that are rounded, or from other dates, are off by no more."""
+SURE = 0.01
+"""Pairs that are expected by chance; with fewer, what agrees is the same scan."""
 _TELLS = 0.01  # a number that more pairs of people share tells nobody apart
 _SEXES = ("F", "M")
 
@@ -43,13 +46,16 @@ class Pairs:
     Attributes
     ----------
     first, second : their rows in the two tables.
-    by_chance : how many pairs that agree in as much are to be expected by chance, in all of the two tables.
+    near : whether they are of one sex and at most a year apart in age, or it is not known.
+    by_chance : how many pairs that agree in as much, and are as near, are to be expected by chance, in all
+        of the two tables.
     contradicted : whether another number differs that should agree, too.
     told_by : the numbers that were looked at; none where people share each of them, as of rounded ones.
     """
 
     first: np.ndarray
     second: np.ndarray
+    near: np.ndarray
     by_chance: np.ndarray
     contradicted: np.ndarray
     told_by: tuple[str, ...]
@@ -58,6 +64,7 @@ class Pairs:
         return Pairs(
             self.first[chosen],
             self.second[chosen],
+            self.near[chosen],
             self.by_chance[chosen],
             self.contradicted[chosen],
             self.told_by,
@@ -65,7 +72,8 @@ class Pairs:
 
 
 def same_scans(one: pd.DataFrame, other: pd.DataFrame) -> Pairs:
-    """Pairs of rows that agree in at least one number, are of one sex and at most a year apart in age.
+    """Pairs of rows that agree in numbers: in so many that they are the same scan whatever age and sex are
+    said to be, or in at least one, being of one sex and at most a year apart in age.
 
     A sex or an age that is unknown agrees with any; an unknown number agrees with none.
 
@@ -90,15 +98,18 @@ def same_scans(one: pd.DataFrame, other: pd.DataFrame) -> Pairs:
     near = ~(apart > WITHIN_YEARS) & ((sex == sex_too) | ~known)
     same_modalities = available(one)[first] == available(other)[second]
 
-    by_chance = np.full(len(first), float(_pairs_near(one, other)))
+    of_a_pair = np.ones(len(first))
     contradicted = np.zeros(len(first), dtype=bool)
     for name, p in chance.items():
         off = np.abs(numbers(one, name)[first] - numbers(other, name)[second])
-        by_chance[off <= SAME] *= p
+        of_a_pair[off <= SAME] *= p
         # An age is by the sex, too, and the distance is over the modalities that there are.
         should = same_modalities if name == _OF_ALL else (sex == sex_too) | (name not in _AGES)
         contradicted |= should & (off > SAME)
-    return Pairs(first, second, by_chance, contradicted, tuple(chance)).take(near)
+    among_all = of_a_pair * len(one) * len(other)
+    by_chance = np.where(near, of_a_pair * _pairs_near(one, other), among_all)
+    found = Pairs(first, second, near, by_chance, contradicted, tuple(chance))
+    return found.take(near | (among_all < SURE))
 
 
 def _agreeing(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

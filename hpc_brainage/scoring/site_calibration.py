@@ -4,12 +4,14 @@ The controls are other people than those who are scored for the study (`local_co
 before, by the same model. Offset and scale of a site are shrunk as far as they are noise (`site_shifts`). A
 gap becomes (gap - offset) / scale, in a column of its own.
 
-The gap here is the one around the bias line. Where the model's norms speak of the person and of 20 of the
-site's controls, `site_uncertainty` puts the gap around the norms in its place.
+Which gap is decided once for each row: the one around the norms, which z and p are made of, where the
+model's norms speak of the person and of enough of the site's controls (`site_uncertainty`), and the one
+around the bias line elsewhere.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,42 +19,43 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.model.bundle import BiasLine
+from hpc_brainage.model.calibration import Calibration
 from hpc_brainage.scoring.bias import Method, correct_table, line_names
 from hpc_brainage.scoring.interpretation import available
 from hpc_brainage.scoring.local_controls import usable_controls
 from hpc_brainage.scoring.saved import SavedScores
-from hpc_brainage.scoring.site_shifts import (
-    ALL,
-    FEWEST_CONTROLS,
-    BySite,
-    SiteShift,
-    of_a_scan,
-    shifts_by_modalities,
-)
+from hpc_brainage.scoring.site_shifts import FEWEST_CONTROLS, BySite, SiteShift, shifts_by_modalities
+from hpc_brainage.scoring.site_uncertainty import FILLED, SiteNorms, calibrate_uncertainty
 from hpc_brainage.scoring.table import numbers
-
-BY_LINE = " around the bias line"
-"""What a row's `site_calibration` says of the gap that was calibrated."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The table with its new columns, the controls that were used, what was found, and what to mind."""
+    """The table with its new columns, the controls that were used, what was found, and what to mind.
+
+    Attributes
+    ----------
+    shifts, norms : around the bias line, and around the norms, which need not be known.
+    """
 
     table: pd.DataFrame
     controls: pd.DataFrame
     shifts: BySite[SiteShift]
+    norms: BySite[SiteNorms]
     notes: tuple[str, ...]
 
 
 def calibrate_sites(
-    table: pd.DataFrame, local: SavedScores, lines: Mapping[str, BiasLine], method: Method
+    table: pd.DataFrame,
+    local: SavedScores,
+    lines: Mapping[str, BiasLine],
+    method: Method,
+    calibration: Calibration | None = None,
 ) -> Calibrated:
-    """Add `site_calibration`, `site_offset`, `site_scale` and `bag_site_calibrated` to a score table.
+    """Add `FILLED` to a score table: what is taken out of each row's gap, or why nothing is, and the rest.
 
-    All are of the gap around the bias line.
-
-    Only sites that the model has not seen are calibrated. The gap is `bag_corrected`, or `bag` where there
+    With a calibration of the model also z, p and intervals (`calibrate_uncertainty`). Only sites that the
+    model has not seen are calibrated. The gap around the bias line is `bag_corrected`, or `bag` where there
     is no correction; that of the controls is corrected by the same lines and in the same way.
 
     Raises
@@ -68,45 +71,45 @@ def calibrate_sites(
         available(controls),
         _spread(controls, lines, method),
     )
-    calibrated = _without_the_site(table, controls, shifts)
-    if calibrated["site_offset"].isna().all():
-        notes.append(
-            f"no site is calibrated: {'; '.join(sorted(set(calibrated['site_calibration']) - {''}))}"
-        )
-    notes += _ages_beyond(calibrated, controls)
-    return Calibrated(calibrated, controls, shifts, tuple(notes))
+    norms: BySite[SiteNorms] = {}
+    table = table.assign(site_calibration="", **dict.fromkeys(FILLED[1:], np.nan))
+    if calibration is not None:
+        table, norms = calibrate_uncertainty(table, controls, calibration)
+    table = _around_the_line(table, controls, shifts)
+    notes += _ages_beyond(table, controls)
+    return Calibrated(table, controls, shifts, norms, tuple(notes))
 
 
-def controls_said(count: int, of: str, around: str) -> str:
-    """What a calibrated row says: from how many controls, of which modalities, around what."""
-    return f"{count} local controls {'of' if of == ALL else 'with'} {of}{around}"
-
-
-def _without_the_site(
+def _around_the_line(
     table: pd.DataFrame, controls: pd.DataFrame, shifts: BySite[SiteShift]
 ) -> pd.DataFrame:
-    """The table with the four columns; a row that is not calibrated says why."""
-    counts = controls["site"].value_counts()
-    said, offset, scale = [], np.full(len(table), np.nan), np.full(len(table), np.nan)
-    rows = zip(table["site"], available(table), table["site_seen"], table["status"], strict=True)
-    for place, (site, modalities, seen, status) in enumerate(rows):
-        found = of_a_scan(shifts, site, modalities)
-        if status != "scored":
-            said.append("")
-        elif seen:
-            said.append("none: the model knows the site")
-        elif not site:
-            said.append("none: the site is unknown")
-        elif found is None:
-            said.append(f"none: {counts.get(site, 0)} local controls, {FEWEST_CONTROLS} are needed")
+    """The table with rows that have no offset yet filled; one that gets none says why."""
+    there = {
+        site: Counter(which) for site, which in pd.Series(available(controls)).groupby(controls["site"])
+    }
+    said, offset, scale = (table[name].to_numpy(copy=True) for name in FILLED[:3])
+    left = (table["status"] == "scored").to_numpy() & np.isnan(offset)
+    own_modalities, site, seen = available(table), table["site"].to_numpy(), table["site_seen"].to_numpy()
+    for row in np.flatnonzero(left):
+        shift = shifts.get(site[row], {}).get(own_modalities[row])
+        if shift is not None and not seen[row]:
+            said[row] = f"{shift.from_whom} around the bias line"
+            offset[row], scale[row] = shift.offset, shift.scale
         else:
-            of, shift = found
-            said.append(controls_said(shift.controls, of, BY_LINE))
-            offset[place], scale[place] = shift.offset, shift.scale
-    return table.assign(
-        site_calibration=said, site_offset=offset, site_scale=scale,
-        bag_site_calibrated=(_gap(table) - offset) / scale,
-    )  # fmt: skip
+            said[row] = _why_none(site[row], own_modalities[row], seen[row], there)
+    gap = np.where(left, (_gap(table) - offset) / scale, table["bag_site_calibrated"])
+    return table.assign(**dict(zip(FILLED, (said, offset, scale, gap), strict=True)))
+
+
+def _why_none(site: str, modalities: str, seen: bool, there: Mapping[str, Counter[str]]) -> str:
+    if seen:
+        return "none: the model knows the site"
+    if not site:
+        return "none: the site is unknown"
+    controls = there.get(site, Counter())
+    if controls.total() < FEWEST_CONTROLS:
+        return f"none: {controls.total()} local controls, {FEWEST_CONTROLS} are needed"
+    return f"none: {controls[modalities]} of {controls.total()} local controls with {modalities}, too few"
 
 
 def _gap(table: pd.DataFrame) -> np.ndarray:

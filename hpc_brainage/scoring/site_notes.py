@@ -9,86 +9,72 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.scoring.interpretation import available
-from hpc_brainage.scoring.site_calibration import BY_LINE, controls_said
-from hpc_brainage.scoring.site_shifts import ALL, BySite, SiteShift
-from hpc_brainage.scoring.site_uncertainty import BY_NORMS, SiteNorms
+from hpc_brainage.scoring.site_calibration import Calibrated
+from hpc_brainage.scoring.site_uncertainty import COLUMNS
 
-_SHOWN = 3
+_SHOWN, _NAMED = 10, 3
+Z = COLUMNS[0]
 
 
-def notes_on_sites(
-    table: pd.DataFrame, controls: pd.DataFrame, shifts: BySite[SiteShift], norms: BySite[SiteNorms]
-) -> list[str]:
-    """What was taken out at each site of a calibrated table, and from whom it is known.
-
-    Parameters
-    ----------
-    controls : the local controls that were used.
-    shifts, norms : what `calibrate_sites` and `calibrate_uncertainty` found; the latter may be empty.
-    """
-    calibrated = table[table["site_offset"].notna()]
-    sites = sorted(set(calibrated["site"]))
-    notes = []
-    for name in sites[:_SHOWN]:
-        said = calibrated["site_calibration"][calibrated["site"] == name]
-        for of, one in norms.get(name, {}).items():
-            made_of = ", ".join(f"{n} {which}" for which, n in one.of_modalities.items())
-            wider = f", intervals {one.widening:.2f} times as wide" if np.isfinite(one.widening) else ""
-            more = (f" ({made_of})" if of == ALL else "") + wider
-            notes += _note(name, one.shift, controls_said(one.shift.controls, of, BY_NORMS), said, more)
-        for of, shift in shifts.get(name, {}).items():
-            notes += _note(name, shift, controls_said(shift.controls, of, BY_LINE), said)
+def notes_on_sites(found: Calibrated) -> list[str]:
+    """A line for each site, the largest offset first, and one on who was not calibrated, and why."""
+    scored = found.table[found.table["status"] == "scored"]
+    left = scored["site_offset"].isna()
+    sites = [(str(site), rows) for site, rows in scored[~left].groupby("site")]
+    sites.sort(key=lambda own: -own[1]["site_offset"].abs().max())
+    notes = [_taken_out(site, rows, found) for site, rows in sites[:_SHOWN]]
     if len(sites) > _SHOWN:
-        notes.append(
-            f"{len(sites) - _SHOWN} more sites are calibrated: see site_calibration in the sidecar"
-        )
-    return notes + _of_a_minority(calibrated, controls)
+        notes.append(f"{len(sites) - _SHOWN} more sites, of smaller offsets: see the sidecar")
+    return notes + _not_calibrated(scored[left], len(scored))
 
 
-def in_the_sidecar(name: str, shifts: BySite[SiteShift], norms: BySite[SiteNorms]) -> dict[str, Any]:
-    """All that was estimated, by site and modalities; `name` is that of the controls' table."""
+def in_the_sidecar(name: str, found: Calibrated) -> dict[str, Any]:
+    """All that was estimated, by site and modalities of scans; `name` is that of the controls' table."""
     return {
         "controls": name,
         "around_norms": {
-            site: {of: _plain(one) for of, one in here.items()} for site, here in norms.items()
+            site: {
+                of: asdict(one.shift) | {"widening": one.widening if np.isfinite(one.widening) else None}
+                for of, one in here.items()
+            }
+            for site, here in found.norms.items()
         },
         "around_bias_line": {
-            site: {of: asdict(shift) for of, shift in here.items()} for site, here in shifts.items()
+            site: {of: asdict(shift) for of, shift in here.items()} for site, here in found.shifts.items()
         },
     }
 
 
-def _note(site: str, shift: SiteShift, from_whom: str, said: pd.Series, more: str = "") -> list[str]:
-    """A line if rows of the site say so."""
-    rows = said == from_whom
-    if not rows.any():
+def _taken_out(site: str, rows: pd.DataFrame, found: Calibrated) -> str:
+    """Of each estimate that scans of the site take, that of most scans first."""
+    said = []
+    for from_whom in rows["site_calibration"].value_counts().index:
+        own = rows[rows["site_calibration"] == from_whom]
+        modalities, wider = available(own)[0], ""
+        if Z in own and own[Z].notna().any():
+            norms = found.norms[site][modalities]
+            shift = norms.shift
+            wider = f", intervals × {norms.widening:.2f}" if np.isfinite(norms.widening) else ""
+        else:
+            shift = found.shifts[site][modalities]
+        said.append(
+            f"{shift.offset:+.2f} y taken out of {_scans(len(own))} ({shift.raw_offset:+.2f} y before"
+            f" shrinking; spread × {shift.scale:.2f}{wider}), from {from_whom}"
+        )
+    return f"site {site}: {'; '.join(said)}"
+
+
+def _not_calibrated(left: pd.DataFrame, of_all: int) -> list[str]:
+    """How many, where and why; the most frequent reason first."""
+    if left.empty:
         return []
-    count = int(rows.sum())
-    who = f"site {site}" if rows.all() else f"site {site}, {count} {'scan' if count == 1 else 'scans'}"
-    return [
-        f"{who}: {shift.offset:+.2f} y taken out (before shrinking {shift.raw_offset:+.2f} y), spread"
-        f" {shift.scale:.2f} times the training's; from {from_whom}{more}"
-    ]
+    said = []
+    for reason, count in left["site_calibration"].value_counts().head(_SHOWN).items():
+        sites = sorted(set(left["site"][left["site_calibration"] == reason]) - {""})
+        where = ", ".join(sites) if len(sites) <= _NAMED else f"{len(sites)} sites"
+        said.append(f"{count}{' at ' if where else ''}{where} ({str(reason).removeprefix('none: ')})")
+    return [f"{len(left)} of {_scans(of_all)} are not calibrated: {', '.join(said)}"]
 
 
-def _of_a_minority(calibrated: pd.DataFrame, controls: pd.DataFrame) -> list[str]:
-    """Whether there are scans whose site was calibrated mostly with people of other modalities."""
-    site, which = controls["site"].to_numpy(dtype=object), available(controls)
-    pooled = calibrated[calibrated["site_calibration"].str.contains(f" of {ALL}", regex=False)]
-    few = [
-        ((site == name) & (which == own)).sum() < 0.5 * (site == name).sum()
-        for name, own in zip(pooled["site"], available(pooled), strict=True)
-    ]
-    if not any(few):
-        return []
-    return [
-        f"{sum(few)} calibrated scans have other modalities than most controls of their site, and fewer"
-        " than 20 controls have theirs: what the site adds to such scans may be something else"
-    ]
-
-
-def _plain(one: SiteNorms) -> dict[str, Any]:
-    return asdict(one.shift) | {
-        "of_modalities": one.of_modalities,
-        "widening": one.widening if np.isfinite(one.widening) else None,
-    }
+def _scans(count: int) -> str:
+    return f"{count} {'scan' if count == 1 else 'scans'}"

@@ -9,26 +9,26 @@ taken to vary around zero with variance τ² (empirical Bayes; Efron and Morris 
 The scale is treated alike, as the logarithm of the SD of e against what the model's held-out training
 people have, whose sampling variance is 1 / (2 (n_s - 1)).
 
-A scanner need not shift predictions from structural MRI as it shifts those from both modalities. So there
-are an offset and a scale of each set of modalities of which a site has 20 controls, and those of all its
-controls for everybody else.
+A scanner need not shift predictions from structural MRI as it shifts those from both modalities. So scans
+of a set of modalities that 20 of a site's controls have take an offset and a scale of these; where it is
+fewer than 20 and at least half of the site's controls, those of all of them; and else none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 FEWEST_CONTROLS = 20
-ALL = "all modalities"
+FEWEST_LIKE = 0.5
+"""Share of a site's controls that have to be like a scan, for it to take what all of them give."""
 _ROUNDS = 30
 _T = TypeVar("_T")
 
 BySite = dict[str, dict[str, _T]]
-"""By site, and by the modalities that its controls were scored from, as "smri+fmri", or `ALL`."""
+"""What counts for a scan: by its site, and by the modalities that it was scored from, as "smri+fmri"."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,22 @@ class SiteShift:
     controls : local controls that it was estimated from.
     offset : years, shrunk; `raw_offset` is their mean, of gaps cut off where that was asked for.
     scale : ratio of SDs, shrunk; 1 where there is nothing to compare with.
+    of_modalities : how many of these controls were scored from what; empty where nobody asked.
     """
 
     controls: int
     offset: float
     raw_offset: float
     scale: float
+    of_modalities: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def from_whom(self) -> str:
+        """ "34 local controls with smri+fmri", or "28 local controls (12 with smri, 16 with smri+fmri)"."""
+        if len(self.of_modalities) == 1:
+            return f"{self.controls} local controls with {next(iter(self.of_modalities))}"
+        which = ", ".join(f"{count} with {of}" for of, count in self.of_modalities.items())
+        return f"{self.controls} local controls ({which})"
 
 
 def shifts_by_modalities(
@@ -56,30 +66,28 @@ def shifts_by_modalities(
     *,
     most_sds: float = np.inf,
 ) -> BySite[SiteShift]:
-    """`site_shifts` of all controls, and of those of each set of modalities, shrunk among their like.
+    """What scans of each site and set of modalities take: `site_shifts` of controls like them, or of all.
+
+    A set is shrunk among the same set's estimates at other sites, and a site's controls of all sets among
+    those of other sites. Where all of a site's controls have one set, the latter is taken.
 
     Parameters
     ----------
     modalities_N : what each was scored from, as "smri+fmri".
     """
-    found: BySite[SiteShift] = {}
-    for of in (ALL, *sorted(set(modalities_N))):
-        rows = (modalities_N == of) | (of == ALL)
-        for site, shift in site_shifts(
-            gap_N[rows], site_N[rows], spread_N[rows], most_sds=most_sds
-        ).items():
-            found.setdefault(site, {})[str(of)] = shift
+    pooled = site_shifts(gap_N, site_N, spread_N, most_sds=most_sds)
+    found: BySite[SiteShift] = {site: {} for site in pooled}
+    made_of = {site: _counts(modalities_N[site_N == site]) for site in pooled}
+    for of in sorted(set(modalities_N)):
+        rows = modalities_N == of
+        own = site_shifts(gap_N[rows], site_N[rows], spread_N[rows], most_sds=most_sds)
+        for site, of_all in pooled.items():
+            like = made_of[site].get(of, 0)
+            if site in own and like < of_all.controls:
+                found[site][of] = replace(own[site], of_modalities={of: like})
+            elif like >= FEWEST_LIKE * of_all.controls:
+                found[site][of] = replace(of_all, of_modalities=made_of[site])
     return found
-
-
-def of_a_scan(found: BySite[_T], site: str, modalities: str) -> tuple[str, _T] | None:
-    """What counts for a scan of this site and these modalities: whose it is, and the thing itself.
-
-    None where the site has fewer than 20 controls.
-    """
-    here: Mapping[str, _T] = found.get(site, {})
-    of = modalities if modalities in here else ALL
-    return (of, here[of]) if of in here else None
 
 
 def site_shifts(
@@ -134,6 +142,11 @@ def middle_and_scale(
         middle = float(cut.mean())
         scale = float(np.sqrt(np.sum(((cut - middle) / spread_N) ** 2) / (len(cut) - 1)))
     return middle, float(cut.var(ddof=1)), scale
+
+
+def _counts(modalities: np.ndarray) -> dict[str, int]:
+    which, counts = np.unique(modalities.astype(str), return_counts=True)
+    return dict(zip(which.tolist(), counts.tolist(), strict=True))
 
 
 def _kept(estimate_S: np.ndarray, noise_S: np.ndarray) -> np.ndarray:

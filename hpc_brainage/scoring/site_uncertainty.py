@@ -29,21 +29,18 @@ from hpc_brainage.scoring.normative import (
     standardised_controls,
     z_of,
 )
-from hpc_brainage.scoring.site_calibration import controls_said
 from hpc_brainage.scoring.site_shifts import (
-    ALL,
     FEWEST_CONTROLS,
     BySite,
     SiteShift,
     middle_and_scale,
-    of_a_scan,
     shifts_by_modalities,
 )
 from hpc_brainage.scoring.table import numbers
 from hpc_brainage.scoring.uncertainty import conformal_quantile
 
-BY_NORMS = " around the norms"
 COLUMNS = tuple(f"{name}_site_calibrated" for name in ("bag_z", "p_accelerated", "pi90_lo", "pi90_hi"))
+FILLED = ("site_calibration", "site_offset", "site_scale", "bag_site_calibrated")
 
 
 @dataclass(frozen=True)
@@ -53,42 +50,37 @@ class SiteNorms:
     Attributes
     ----------
     shift : offset and scale of the gap around the norms, of the site's controls.
-    of_modalities : how many of these controls were scored from what, as "smri+fmri".
     widening : how many times as wide as the model's its intervals are; NaN where the controls have none.
     """
 
     shift: SiteShift
-    of_modalities: dict[str, int]
     widening: float
 
 
 def calibrate_uncertainty(
     table: pd.DataFrame, controls: pd.DataFrame, calibration: Calibration
 ) -> tuple[pd.DataFrame, BySite[SiteNorms]]:
-    """Add `COLUMNS` to a score table that `calibrate_sites` made.
+    """Add `COLUMNS` to a score table, and fill `FILLED` where there is a z of them.
 
-    Where there is a z of them, `bag_site_calibrated` becomes the gap around the norms, and `site_offset`,
-    `site_scale` and `site_calibration` speak of it; all else stays as it was.
-
-    `COLUMNS` are empty of sites that the model knows, of sites with fewer than 20 controls of an age that
-    the norms speak of, and where the model's own z or interval is.
+    `COLUMNS` are empty of sites that the model knows, where the model's own z or interval is, and of scans
+    that too few controls of their site are like (`site_shifts`), not counting controls of whose age the
+    norms say nothing.
 
     Parameters
     ----------
-    table : of everybody who is scored for the study.
+    table : of everybody who is scored for the study, with `FILLED`.
     controls : score table rows of the local controls, other people, by the same model, one for each person.
     """
     found = _of_sites(controls, calibration)
     own = [
-        None if seen else of_a_scan(found, site, modalities)
+        None if seen else found.get(site, {}).get(modalities)
         for site, modalities, seen in zip(table["site"], available(table), table["site_seen"], strict=True)
     ]
-    offset = np.array([one[1].shift.offset if one else np.nan for one in own])
-    scale = np.array([one[1].shift.scale if one else np.nan for one in own])
-    widening = np.array([one[1].widening if one else np.nan for one in own])
-    said = np.array([controls_said(one[1].shift.controls, one[0], BY_NORMS) if one else "" for one in own])
-    z, p = np.full(len(table), np.nan), np.full(len(table), np.nan)
-    gap = np.full(len(table), np.nan)
+    offset = np.array([one.shift.offset if one else np.nan for one in own])
+    scale = np.array([one.shift.scale if one else np.nan for one in own])
+    widening = np.array([one.widening if one else np.nan for one in own])
+    said = np.array([f"{one.shift.from_whom} around the norms" if one else "" for one in own], dtype=object)
+    z, p, gap = (np.full(len(table), np.nan) for _ in range(3))
     excess, spread = _around_norms(table, calibration)
     for norms, rows in _norms_of(table, calibration):
         middle, _ = _of_training(norms)
@@ -97,14 +89,11 @@ def calibrate_uncertainty(
         z[rows] = z_of(norms, gap[rows] / spread[rows])
         p[rows] = p_accelerated(norms, z[rows])
     centre, half = numbers(table, "brain_age") - offset, widening * _half_widths(table)
-    columns = dict(zip(COLUMNS, (z, p, centre - half, centre + half), strict=True))
-    by_norms = {
-        "bag_site_calibrated": gap, "site_offset": offset, "site_scale": scale, "site_calibration": said,
-    }  # fmt: skip
+    made = table.assign(**dict(zip(COLUMNS, (z, p, centre - half, centre + half), strict=True)))
     known = np.isfinite(z)
-    for name, values in by_norms.items():
-        columns[name] = np.where(known, values, table[name].to_numpy(dtype=values.dtype.kind))
-    return table.assign(**columns), found
+    for name, values in zip(FILLED, (said, offset, scale, gap), strict=True):
+        made.loc[known, name] = values[known]
+    return made, found
 
 
 def _of_sites(controls: pd.DataFrame, calibration: Calibration) -> BySite[SiteNorms]:
@@ -120,17 +109,16 @@ def _of_sites(controls: pd.DataFrame, calibration: Calibration) -> BySite[SiteNo
     )
     gap, half = numbers(controls, "bag"), _half_widths(controls)
 
-    def at(name: str, of: str, shift: SiteShift) -> SiteNorms:
-        own = known & (site == name) & ((modalities == of) | (of == ALL))
+    def at(name: str, shift: SiteShift) -> SiteNorms:
+        own = known & (site == name) & np.isin(modalities.astype(str), list(shift.of_modalities))
         kept = shift.offset / shift.raw_offset if shift.raw_offset else 0.0
         others = _without_each(excess[own], spread[own])
         score = np.abs(gap[own] - kept * others) / half[own]
         score = score[np.isfinite(score)]
         widening = conformal_quantile(score) if len(score) >= FEWEST_CONTROLS else float("nan")
-        which, counts = np.unique(modalities[own].astype(str), return_counts=True)
-        return SiteNorms(shift, dict(zip(which.tolist(), counts.tolist(), strict=True)), widening)
+        return SiteNorms(shift, widening)
 
-    return {name: {of: at(name, of, shift) for of, shift in here.items()} for name, here in shifts.items()}
+    return {name: {of: at(name, shift) for of, shift in here.items()} for name, here in shifts.items()}
 
 
 def _of_training(norms: Norms) -> tuple[float, float]:

@@ -28,8 +28,6 @@ from hpc_brainage.scoring.quality import judge_quality
 from hpc_brainage.scoring.saved import SavedScores
 from hpc_brainage.scoring.site_calibration import calibrate_sites
 from hpc_brainage.scoring.site_notes import in_the_sidecar, notes_on_sites
-from hpc_brainage.scoring.site_shifts import BySite
-from hpc_brainage.scoring.site_uncertainty import SiteNorms, calibrate_uncertainty
 from hpc_brainage.scoring.table import SCHEMA, SITE_COLUMNS
 
 
@@ -105,14 +103,10 @@ class WholeTable:
         notes += said
         about: dict[str, Any] = {"bias": trend}
         if self.local_controls is not None:
-            found = calibrate_sites(table, self.local_controls, lines, self.bias)
+            found = calibrate_sites(table, self.local_controls, lines, self.bias, info.calibration)
             table = found.table
-            notes += found.notes
-            norms: BySite[SiteNorms] = {}
-            if info.calibration is not None:
-                table, norms = calibrate_uncertainty(table, found.controls, info.calibration)
-            notes += notes_on_sites(table, found.controls, found.shifts, norms)
-            about["site_calibration"] = in_the_sidecar(self.local_controls.name, found.shifts, norms)
+            notes += (*found.notes, *notes_on_sites(found))
+            about["site_calibration"] = in_the_sidecar(self.local_controls.name, found)
         quality = judge_quality(table)
         table = table.assign(qc_status=quality.status, qc_reasons=quality.reasons)
         flags = {"qc_flag": table["qc_status"] == "flag", "qc_fail": table["qc_status"] == "fail"}

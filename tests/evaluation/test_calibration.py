@@ -119,6 +119,18 @@ def test_a_card_without_controls_says_how_the_people_were_chosen(
     assert "whatever their diagnosis" not in card
 
 
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [({"A": 9, "B": 3}, "2"), ({"": 12}, "not given"), ({"": 3, "A": 9}, "1, and of 3 scans not given")],
+)
+def test_a_card_counts_no_site_that_is_not_given(
+    finished: tuple[FinishedRun, Bundle], sites: dict[str, int], said: str
+) -> None:
+    info = finished[1].info
+    training = info.training.model_copy(update={"sites": sites})
+    assert f"; sites: {said}\n" in model_card(info.model_copy(update={"training": training}))
+
+
 def test_a_card_says_whose_z_have_no_shape(finished: tuple[FinishedRun, Bundle]) -> None:
     info = finished[1].info
     assert info.calibration is not None

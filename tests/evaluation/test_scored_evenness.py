@@ -45,11 +45,11 @@ def test_false_alarms_are_about_as_often_as_is_said() -> None:
 
 def test_sets_of_controls_make_the_chance_of_one_between_them() -> None:
     scans = pd.DataFrame({"has": ["smri"] * 10 + ["smri+fmri"] * 10})
-    people = Ranked(scans, {"smri": 400, "smri+fmri": 100}, calibrated=False)
+    people = Ranked(scans, {"smri": 400, "smri+fmri": 100})
     assert people.controls == pytest.approx((0.5 / 20 + 0.5 / 10) ** -2)
     assert 100 < (people.controls or 0) < 400
     assert people.effective < 20
-    assert Ranked(scans, {"smri": 400}, calibrated=False).controls is None
+    assert Ranked(scans, {"smri": 400}).controls is None
 
 
 def test_a_middle_rank_is_the_middle_of_its_step() -> None:

@@ -49,6 +49,34 @@ def test_the_planted_difference_is_found_in_every_outcome() -> None:
     assert notes == ()
 
 
+def test_modalities_that_groups_have_unevenly_are_taken_out_and_named() -> None:
+    table = score_table(400)
+    control = (table["diagnosis"] == "control").to_numpy()
+    draw = np.random.default_rng(3).random(400)
+    table["has_fmri"] = draw < np.where(control, 0.9, 0.6)
+    table["bag"] += np.where(table["has_fmri"], 0, 5)
+    found, notes = compared(table, diagnoses(table), "control")
+    raw = found.iloc[0]
+    assert raw["adjusted_for"] == "age, age², sex, modalities (smri only), site"
+    assert raw["low"] < 3 < raw["high"] < 4.5  # and not 3 and a part of 5
+    shares = [100 * (~table.loc[own, "has_fmri"]).mean() for own in (control, ~control)]
+    said = f"from smri only (control {shares[0]:.0f} %, patient {shares[1]:.0f} %)"
+    assert any(said in note for note in notes)
+    table["has_fmri"] = draw < 0.8
+    found, notes = compared(table, diagnoses(table), "control")
+    assert "modalities" in found.iloc[0]["adjusted_for"]
+    assert notes == ()
+
+
+def test_a_site_is_not_its_modalities() -> None:
+    table = score_table(800, noise=2.0)
+    few = np.random.default_rng(4).random(800) < np.where(table["site"] == "site 2", 0.7, 0.1)
+    table["has_fmri"] = ~few
+    table["bag"] += np.where(few, 5, 0)
+    found, _ = by_site(table)
+    assert found["adjusted_gap"].abs().max() < 0.6
+
+
 def test_groups_that_are_their_sites_are_compared_without_site_and_that_is_said() -> None:
     table = score_table(200, sites=2)
     table["diagnosis"] = np.where(table["site"] == "site 0", "control", "patient")
@@ -211,6 +239,8 @@ def test_so_they_are_for_the_people_sites_and_diagnoses_of_abide(real_data: Path
             "sex": people["sex"].to_numpy(),
             "site": people["site"].to_numpy(),
             "diagnosis": people["dx"].to_numpy(),
+            "has_smri": True,
+            "has_fmri": False,
             "bag": x @ np.linalg.lstsq(x, age, rcond=None)[0] - age,
         }
     )

@@ -79,7 +79,7 @@ def test_too_few_people_for_an_interval_tell_nothing_apart() -> None:
     [
         (1.8, (0.05, 0.35), True, "errs less than the model (1.80 against 2.00 years; model minus ridge"),
         (1.8, (-0.05, 0.45), False, "is not told apart from the model"),
-        (3.0, (-1.2, -0.8), False, "errs no less than the model"),
+        (3.0, (-1.2, -0.8), False, "errs more than the model"),
         (1.8, None, True, "errs less than the model (1.80 against 2.00 years)"),
         (3.0, None, False, "errs no less than the model"),
     ],

@@ -144,11 +144,15 @@ def test_no_two_people_are_taken_for_one_and_everybody_is_known_again_under_anot
         order = draw.permutation(len(whole))
         pairs = same_scans(whole.iloc[order[:200]], whole.iloc[order[200:]])
         assert not ((pairs.by_chance < 0.01) | ~pairs.contradicted).any()
-    again = rounded.assign(age=np.floor(rounded["age"]), site="elsewhere")
-    pairs = same_scans(whole, again)
-    sure = pairs.take(pairs.by_chance < 0.01)
-    np.testing.assert_array_equal(sure.first, np.arange(len(whole)))
-    np.testing.assert_array_equal(sure.second, np.arange(len(whole)))
+    for again in (
+        rounded.assign(age=np.floor(rounded["age"]), site="elsewhere"),
+        rounded.assign(age=rounded["age"] + 1.5),
+        rounded.assign(sex=rounded["sex"].map({"F": "M", "M": "F"})),
+    ):
+        pairs = same_scans(whole, again)
+        sure = pairs.take(pairs.by_chance < 0.01)
+        np.testing.assert_array_equal(sure.first, np.arange(len(whole)))
+        np.testing.assert_array_equal(sure.second, np.arange(len(whole)))
 
 
 def test_time_series_become_the_connections_that_the_model_knows(

@@ -142,12 +142,27 @@ def test_the_first_screen_says_the_answer_and_the_table_explains_it() -> None:
     table = score_table(300)
     table[["brain_age", "bag", "bag_corrected"]] += 6.0
     first, _, rest = outline(report_on(table.assign(site_seen=False))).text.partition("Contents")
-    assert "Are the gaps centred? mean corrected gap of control +" in first
+    assert "Are the gaps centred? Of control, mean corrected gap +" in first
     assert "With care:" not in first  # which is what the answer says
     assert "as by a scanner or other processing" not in first
     assert "as by a scanner or other processing" in rest
-    no = outline(report_on(table.assign(flags="model_no_better_than_mean"))).text
-    assert no.index("Did scoring let the predictions stand?") < no.index("Are the gaps centred? With care:")
+    page = outline(report_on(table.assign(flags="model_no_better_than_mean")))
+    first = page.text.partition("Contents")[0]
+    assert "Did scoring let the predictions stand?" in first
+    assert "Are the gaps centred?" not in first
+    assert "1 other check is no plain yes" in first
+    assert page.all("a")[1]["href"] == "#checks"
+
+
+def test_of_checks_that_ask_for_care_the_first_screen_shows_five() -> None:
+    table = score_table(300)
+    table[["brain_age", "bag", "bag_corrected"]] += 6.0
+    strange = table.assign(site_seen=False, in_training=True, flags="implausible_age", qc_status="fail")
+    page = outline(report_on(strange.assign(bias_fit="in_cohort")))
+    first = page.text.partition("Contents")[0]
+    asking = [line for line in first.splitlines() if "? " in line]
+    assert len(asking) == 5
+    assert re.search(r"\d other checks? (is|are) no plain yes", first)
 
 
 def test_the_model_s_error_stands_beside_that_of_their_mean_age() -> None:
@@ -208,11 +223,11 @@ def test_what_site_calibration_did_not_touch_is_said() -> None:
     calibrated = sidecar(table) | {"site_calibration": {"controls": "ctl", "sites": {}}}
     page = outline(report_on(table, calibrated)).text
     assert said in page
-    assert "too few people have calibrated z and p to judge them" in page
+    assert "where somebody has them (0 of 35 people)" in page
     both = {f"{name}_site_calibrated": table[name] for name in ("bag_z", "p_accelerated")}
     judged = outline(report_on(table.assign(diagnosis="control", **both), calibrated)).text
-    assert "is judged of the calibrated ones (60 people)" in judged
-    assert "Where the site-calibrated gap of each person lies" in judged
+    assert "somebody has them (60 of 60 people)" in judged
+    assert "one scan a person; 60 of 60 site-calibrated" in judged
 
 
 def test_the_p_of_the_centiles_stands_beside_their_distance() -> None:

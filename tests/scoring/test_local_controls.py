@@ -75,18 +75,35 @@ def test_a_control_that_comes_back_under_another_name_is_refused(
 @pytest.mark.parametrize(
     "other",
     [
-        {"sex": "M"},
-        {"age": lambda t: t["age"] + 1.1},
         {"status": "failed"},
         dict.fromkeys((*OF_FUNCTION, "brain_age_smri_only", "recon_z_smri"), 1.5),
     ],
-    ids=["sex", "age", "not scored", "one number alone"],
+    ids=["not scored", "one number alone"],
 )
 def test_other_people_are_no_controls_under_another_name(other: dict[str, object]) -> None:
     controls, study = controls_and_study(other)
     kept, notes = usable_controls(controls, study)
     assert len(kept) == 40
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"age": lambda t: t["age"] + 1.5},
+        {"age": lambda t: t["age"] * 12},
+        {"sex": "M", "brain_age_smri_only": 41.0, "brain_age_fmri_only": 43.0},
+    ],
+    ids=["ages shifted", "months for years", "sex coded the other way round"],
+)
+@pytest.mark.parametrize("both", [True, False])
+def test_a_control_is_known_again_though_its_age_or_sex_is_another(
+    again: dict[str, object], both: bool
+) -> None:
+    controls, study = controls_and_study(again, both=both)
+    with pytest.raises(UsageError, match="3 of the local controls are also scored") as told:
+        usable_controls(controls, study)
+    assert "the ages or sexes of 3 differ" in str(told.value)
 
 
 def test_what_may_be_chance_is_a_warning_that_says_how_much_would_be() -> None:

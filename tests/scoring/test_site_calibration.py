@@ -11,7 +11,6 @@ from hpc_brainage.scoring.bias import correct_table
 from hpc_brainage.scoring.saved import SavedScores
 from hpc_brainage.scoring.site_calibration import calibrate_sites
 from hpc_brainage.scoring.site_notes import notes_on_sites
-from hpc_brainage.scoring.site_shifts import ALL
 
 LINE = {"everyone": BiasLine(intercept=20.0, slope=0.6, n=500, r=-0.6, residual_sd=5.0)}
 
@@ -43,12 +42,11 @@ def calibrated(sites: dict[str, tuple[int, float, float]], controls: SavedScores
 
 
 def test_planted_offsets_are_recovered_from_many_controls() -> None:
-    planted = {"A": (400, 4.0, 1.0), "B": (400, -3.0, 1.0), "C": (400, 0.5, 1.0)}
+    planted = {"A": (400, 0.5, 1.0), "B": (400, -4.0, 1.0), "C": (400, 2.0, 1.0)}
     found = calibrate_sites(correct_table(scored(planted), LINE), local(planted), LINE, "beheshti")
-    notes = notes_on_sites(found.table, found.controls, found.shifts, {})
-    assert notes[0].startswith("site A: +")
+    notes = notes_on_sites(found)
+    assert [note[:8] for note in notes] == ["site B: ", "site C: ", "site A: "]
     assert notes[0].endswith("from 400 local controls with smri around the bias line")
-    assert len(notes) == 3
     for site, (_, offset, _) in planted.items():
         assert found.shifts[site]["smri"].offset == pytest.approx(offset, abs=0.7)
         assert found.shifts[site]["smri"].scale == pytest.approx(1.0, abs=0.1)
@@ -70,7 +68,8 @@ def test_too_few_controls_a_known_site_and_an_unknown_one_are_left_as_they_are()
     controls = local({"few": (19, 5.0, 1.0), "seen": (50, 5.0, 1.0), "many": (50, 5.0, 1.0)})
     table = correct_table(scored(planted).assign(site_seen=lambda t: t["site"] == "seen"), LINE)
     table.loc[94, "status"] = "failed"
-    found = calibrate_sites(table, controls, LINE, "beheshti").table
+    whole = calibrate_sites(table, controls, LINE, "beheshti")
+    found = whole.table
     said = found.groupby("site")["site_calibration"].first()
     assert said["few"] == "none: 19 local controls, 20 are needed"
     assert said["seen"] == "none: the model knows the site"
@@ -81,6 +80,27 @@ def test_too_few_controls_a_known_site_and_an_unknown_one_are_left_as_they_are()
     assert set(found["site"][rows]) == {"many"}
     assert rows.sum() == 29
     pd.testing.assert_series_equal(found["bag_corrected"], table["bag_corrected"])
+    assert notes_on_sites(whole)[1] == (
+        "65 of 94 scans are not calibrated: 30 at few (19 local controls, 20 are needed), 30 at seen (the"
+        " model knows the site), 5 (the site is unknown)"
+    )
+
+
+def test_a_scan_that_few_controls_of_its_site_are_like_is_not_calibrated() -> None:
+    planted = {"A": (40, 3.0, 1.0)}
+    of_both = np.arange(40) < 15
+    controls = SavedScores("c", local(planted).table.assign(has_fmri=of_both, has_smri=True), {})
+    asked = correct_table(scored(planted).assign(has_fmri=of_both), LINE)
+    found = calibrate_sites(asked, controls, LINE, "beheshti")
+    said = found.table["site_calibration"]
+    assert set(said[~of_both]) == {"25 local controls with smri around the bias line"}
+    assert set(said[of_both]) == {"none: 15 of 40 local controls with smri+fmri, too few"}
+    assert found.table["bag_site_calibrated"][of_both].isna().all()
+    few = SavedScores("c", controls.table.iloc[:30], {})
+    found = calibrate_sites(asked, few, LINE, "beheshti")
+    assert set(found.table["site_calibration"]) == {
+        "30 local controls (15 with smri, 15 with smri+fmri) around the bias line"
+    }
 
 
 def test_controls_that_cannot_be_used_are_counted() -> None:
@@ -90,7 +110,7 @@ def test_controls_that_cannot_be_used_are_counted() -> None:
     controls.table.loc[2, "participant_id"] = controls.table.loc[3, "participant_id"]
     controls.table.loc[4:6, "diagnosis"] = ["case", "control", "case"]
     found = calibrate_sites(correct_table(scored({"A": (5, 2.0, 1.0)}), LINE), controls, LINE, "beheshti")
-    assert found.shifts["A"][ALL].controls == 47
+    assert found.shifts["A"]["smri"].controls == 47
     assert found.notes[0].startswith("3 of 50 local controls are not used")
     assert found.notes[1] == "the local controls have several diagnoses: case, control"
 

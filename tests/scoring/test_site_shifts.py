@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_brainage.scoring.site_shifts import ALL, of_a_scan, shifts_by_modalities, site_shifts
+from hpc_brainage.scoring.site_shifts import shifts_by_modalities, site_shifts
 
 
 @settings(deadline=None, max_examples=60)
@@ -65,21 +65,34 @@ def by_modalities(n_both: int, n_one: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 def test_each_set_of_modalities_with_twenty_controls_has_an_offset_of_its_own() -> None:
     gap, site, modalities = by_modalities(60, 40)
-    found = shifts_by_modalities(gap, site, modalities, np.full(100, 2.0))
-    assert {of: shift.controls for of, shift in found["A"].items()} == {
-        ALL: 100, "smri+fmri": 60, "smri": 40,
+    found = shifts_by_modalities(gap, site, modalities, np.full(100, 2.0))["A"]
+    assert {of: shift.of_modalities for of, shift in found.items()} == {
+        "smri+fmri": {"smri+fmri": 60}, "smri": {"smri": 40},
     }  # fmt: skip
-    for modalities_of_a_scan, offset in (("smri+fmri", 4.0), ("smri", -3.0)):
-        of, shift = of_a_scan(found, "A", modalities_of_a_scan) or ("none", found["A"][ALL])
-        assert of == modalities_of_a_scan
-        assert shift.offset == pytest.approx(offset, abs=0.7)
+    assert found["smri+fmri"].offset == pytest.approx(4.0, abs=0.7)
+    assert found["smri"].offset == pytest.approx(-3.0, abs=0.7)
 
 
-def test_scans_with_fewer_controls_like_them_take_the_offset_of_all() -> None:
-    gap, site, modalities = by_modalities(60, 19)
-    found = shifts_by_modalities(gap, site, modalities, np.full(79, 2.0))
-    for own in ("smri", "fmri"):
-        of, shift = of_a_scan(found, "A", own) or ("none", found["A"]["smri+fmri"])
-        assert of == ALL
-        assert shift.controls == 79
-    assert of_a_scan(found, "B", "smri") is None
+def test_scans_with_fewer_controls_like_them_take_the_offset_of_all_if_these_are_half() -> None:
+    def those(n_both: int, n_one: int) -> dict[str, dict[str, int]]:
+        gap, site, modalities = by_modalities(n_both, n_one)
+        found = shifts_by_modalities(gap, site, modalities, np.full(len(gap), 2.0))
+        return {of: shift.of_modalities for of, shift in found.get("A", {}).items()}
+
+    assert those(60, 19) == {"smri+fmri": {"smri+fmri": 60}}
+    assert those(16, 14) == {"smri+fmri": {"smri": 14, "smri+fmri": 16}}
+    assert set(those(15, 15)) == {"smri", "smri+fmri"}
+    assert those(10, 9) == {}
+
+
+def test_the_same_controls_give_the_same_offset_whatever_sets_other_sites_have() -> None:
+    """One site has both modalities alone; the others, that shift much, a mixture."""
+    draw, site = np.random.default_rng(3), np.repeat(["A", "B", "C"], 30).astype(object)
+    shift = np.repeat([1.0, 6.0, -6.0], 30)
+    modalities = np.where((site == "A") | (np.arange(90) % 2 == 0), "smri+fmri", "smri")
+    gap, spread = shift + draw.normal(0, 4, 90), np.full(90, 4.0)
+    own = shifts_by_modalities(gap, site, modalities, spread)["A"]
+    assert set(own) == {"smri+fmri"}
+    assert own["smri+fmri"].offset == site_shifts(gap, site, spread)["A"].offset
+    alike = site_shifts(gap[modalities == "smri+fmri"], site[modalities == "smri+fmri"], spread[:60])
+    assert own["smri+fmri"].offset != alike["A"].offset

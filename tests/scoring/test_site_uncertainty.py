@@ -18,6 +18,7 @@ from hpc_brainage.scoring.normative import (
     standardised_controls,
     z_of,
 )
+from hpc_brainage.scoring.site_calibration import Calibrated
 from hpc_brainage.scoring.site_notes import notes_on_sites
 from hpc_brainage.scoring.site_uncertainty import COLUMNS, SiteNorms, calibrate_uncertainty
 from hpc_brainage.scoring.uncertainty import Predicted, fit_intervals, half_widths
@@ -157,7 +158,7 @@ def test_the_calibrated_gap_says_what_the_calibrated_z_says(calibration: Calibra
         f"{found['new']['smri'].shift.controls} local controls with smri around the norms"
     }
     assert set(scored["bag_site_calibrated"][~known]) <= {-99.0}
-    notes = notes_on_sites(scored[known], controls, {}, found)
+    notes = notes_on_sites(Calibrated(scored[known], controls, {}, found, ()))
     assert f"{found['new']['smri'].shift.offset:+.2f} y taken out" in notes[0]
     assert f"{found['new']['smri'].shift.controls} local controls with smri around the norms" in notes[0]
     assert "intervals" in notes[0]
@@ -276,15 +277,26 @@ def test_each_set_of_modalities_is_calibrated_by_its_own_controls_where_there_ar
     said = set(scored["site_calibration"][of_both & scored[Z].notna()])
     assert len(said) == 1
     assert said.pop().endswith("local controls with smri+fmri around the norms")
-    assert not any("other modalities" in n for n in notes_on_sites(scored, many, {}, found))
 
     scored, found = calibrate_uncertainty(asked, few, known)
     assert abs(scored[Z][~of_both].mean()) < 0.25
-    assert scored[Z][of_both].mean() < -0.8
-    said = set(scored["site_calibration"][of_both & scored[Z].notna()])
-    assert said.pop().endswith("local controls of all modalities around the norms")
-    pooled = found["new"]["all modalities"]
-    assert set(pooled.of_modalities) == {"smri", "smri+fmri"}
-    notes = notes_on_sites(scored[scored[Z].notna()], few, {}, found)
-    assert any(f"({', '.join(f'{n} {w}' for w, n in pooled.of_modalities.items())})" in n for n in notes)
-    assert f"{int((of_both & scored[Z].notna()).sum())} calibrated scans have other modalities" in notes[-1]
+    assert scored[list(COLUMNS)][of_both].isna().all(axis=None)
+    assert set(found["new"]) == {"smri"}
+
+
+def test_the_same_controls_give_the_same_z_and_are_named_once(calibration: Calibration) -> None:
+    """All controls of one site have both modalities, and other sites have a mixture."""
+    known = Calibration(
+        controls="", n=3000, groups=calibration.groups | {"smri+fmri": calibration.groups["smri"]}
+    )
+    mixed = table(known, people(80, 41, -5.0), "mixed")
+    mixed["has_fmri"] = np.arange(80) < 40
+    controls = pd.concat([both(table(known, people(40, 40, 2.0))), mixed], ignore_index=True)
+    asked = pd.concat([table(known, people(30, 42, 2.0)), both(table(known, people(30, 43, 2.0)))])
+    asked = asked.reset_index(drop=True)
+    scored, found = calibrate_uncertainty(asked, controls, known)
+    assert set(scored["has_fmri"][scored[Z].notna()]) == {True}
+    assert set(found["new"]) == {"smri+fmri"}
+    notes = notes_on_sites(Calibrated(scored[scored[Z].notna()], controls, {}, found, ()))
+    assert len(notes) == 1
+    assert notes[0].count("taken out") == 1

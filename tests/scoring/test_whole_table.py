@@ -95,6 +95,7 @@ def test_a_trend_that_is_left_is_said() -> None:
 def test_a_calibrated_site_stands_in_table_and_sidecar() -> None:
     ask = WholeTable(local_controls=local({"new": (200, 4.0, 1.0)}))
     finished = ask.finish(table(), table(), info())
+    assert any("y taken out of 200 scans" in note for note in finished.notes)
     shift = finished.about["site_calibration"]["around_bias_line"]["new"]["smri"]
     assert shift["controls"] == 200
     assert shift["offset"] == pytest.approx(4.0, abs=1.0)

@@ -1,0 +1,102 @@
+"""Whose predictions are held against their age: people without a diagnosis where they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hpc_brainage.evaluation.scored_coverage import FEWEST
+from hpc_brainage.evaluation.scored_groups import MOST_GROUPS, control_group, group_values
+
+EVERYONE = "everyone"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A scored cohort, and those of it whose predictions are held against their age.
+
+    Attributes
+    ----------
+    known : scored scans of known age: those that there is a gap of.
+    group : the column whose groups are compared, or None; `labels` is the group of each of these scans, ""
+        where unknown, empty without a column; `reference` is the group compared with.
+    groups : by name, everybody and the people without a diagnosis, if they are known.
+    who : what those judged are called: the last of `groups` that has twenty scans.
+    healthy : whether they are known to be people without a diagnosis.
+    """
+
+    known: pd.DataFrame
+    group: str | None
+    labels: pd.Series
+    reference: str | None
+    groups: dict[str, pd.DataFrame]
+    who: str
+    healthy: bool
+
+    @property
+    def people(self) -> pd.DataFrame:
+        """The scans of those who are judged."""
+        return self.groups[self.who]
+
+
+def judged(table: pd.DataFrame, group: str | None = None) -> Judged:
+    """Choose whose predictions are judged in a score table.
+
+    Parameters
+    ----------
+    group : a column of the table whose groups are compared; by default `diagnosis`, where it says anything.
+
+    Raises
+    ------
+    UsageError : there is no such column, or it has no groups but numbers or names.
+    """
+    rows = known_rows(table)
+    known = table[rows].reset_index(drop=True)
+    column = group or _default_group(table)
+    labels = pd.Series(dtype=str)
+    if column is not None:
+        labels = group_values(table, column)[rows].reset_index(drop=True)
+    reference, control = _references(labels)
+    groups = {EVERYONE: known}
+    if control is not None and (labels == control).sum() < len(known):
+        groups[control] = known[(labels == control).to_numpy()]
+    who = list(groups)[-1]
+    if len(groups[who]) < FEWEST:
+        who = EVERYONE
+    only = _one_group(known, labels)
+    if who == EVERYONE and only is not None:
+        who, groups = only, {only: known}
+    healthy = who != EVERYONE and control_group([who]) is not None
+    return Judged(known, column, labels, reference, groups, who, healthy)
+
+
+def known_rows(table: pd.DataFrame) -> np.ndarray:
+    """Which rows are scored and have an age: those that there is a gap of, bool (rows,)."""
+    there = (table["status"] == "scored") & table["age"].notna() & table["brain_age"].notna()
+    return there.to_numpy(dtype=bool)
+
+
+def _default_group(table: pd.DataFrame) -> str | None:
+    if "diagnosis" not in table:
+        return None
+    said = table["diagnosis"].fillna("").astype(str).str.strip()
+    return "diagnosis" if 2 <= said[said != ""].nunique() <= MOST_GROUPS else None
+
+
+def _references(own: pd.Series) -> tuple[str | None, str | None]:
+    """Whom the groups are compared with, and the group of people without a diagnosis, if there is one."""
+    sizes = own[own != ""].value_counts()
+    if not len(sizes):
+        return None, None
+    control = control_group(list(sizes.index))
+    return control or str(sizes.index[0]), control
+
+
+def _one_group(known: pd.DataFrame, own: pd.Series) -> str | None:
+    """The group, or else the diagnosis, that all of the scans are of, if there is one."""
+    if not len(own) and "diagnosis" in known:
+        own = known["diagnosis"].fillna("").astype(str).str.strip()
+    names = sorted(set(own))
+    return str(names[0]) if len(names) == 1 and names[0] else None
