@@ -119,16 +119,19 @@ def compared(scans: pd.DataFrame, group: pd.Series, reference: str) -> tuple[pd.
             continue
         full = _contrast(scans_known, groups_known, reference, column, with_site=True)
         rows += _rows(full, column, groups_known, reference)
+        of_sites = []
         if full.confounded:
             # Nothing tells these from their sites; without sites, the difference may be one of scanners.
             partly = _contrast(scans_known, groups_known, reference, column, with_site=False)
-            rows += [
+            of_sites = [
                 row
                 for row in _rows(partly, column, groups_known, reference)
                 if row["group"] in full.confounded
             ]
+            rows += of_sites
         if column == _COMPARED[0]:
-            notes += _cautions(full, scans_known, groups_known, reference)
+            told = {str(row["group"]) for row in of_sites}
+            notes += _cautions(full, told, scans_known, groups_known, reference)
     return pd.DataFrame(rows), tuple(notes)
 
 
@@ -242,14 +245,22 @@ def _rows(found: Contrast, column: str, group: np.ndarray, reference: str) -> li
     ]
 
 
-def _cautions(found: Contrast, scans: pd.DataFrame, group: np.ndarray, reference: str) -> list[str]:
+def _cautions(
+    found: Contrast, told: set[str], scans: pd.DataFrame, group: np.ndarray, reference: str
+) -> list[str]:
+    """What to mind of a comparison; `told` are groups that are told from the others but for their sites."""
     notes = []
-    if found.confounded:
+    if told:
         notes.append(
-            f"{', '.join(found.confounded)} cannot be told from their sites (no site has them and another"
+            f"{', '.join(sorted(told))} cannot be told from their sites (no site has them and another"
             f" group). The difference is given without site as a covariate, and may be one of scanners."
         )
-    elif found.informative < found.n:
+    if never := sorted(set(found.confounded) - told):
+        notes.append(
+            f"{', '.join(never)} cannot be told from what they were scored from, or from their sex and age:"
+            " no difference is given."
+        )
+    if not found.confounded and found.informative < found.n:
         notes.append(
             f"Only {found.informative} of {found.n} scans are at sites with more than one group; the"
             " others say nothing about the difference beside their site."

@@ -68,6 +68,15 @@ def test_modalities_that_groups_have_unevenly_are_taken_out_and_named() -> None:
     assert notes == ()
 
 
+def test_groups_that_are_their_modalities_are_not_compared_and_that_is_said() -> None:
+    table = score_table(200)
+    table["has_fmri"] = table["diagnosis"] == "control"
+    found, notes = compared(table, diagnoses(table), "control")
+    assert found.empty
+    assert any("patient cannot be told from what they were scored from" in note for note in notes)
+    assert not any("without site" in note for note in notes)
+
+
 def test_a_site_is_not_its_modalities() -> None:
     table = score_table(800, noise=2.0)
     few = np.random.default_rng(4).random(800) < np.where(table["site"] == "site 2", 0.7, 0.1)
