@@ -207,7 +207,7 @@ def _bundle(model: Path) -> Path:
 
 
 def _show(report: ScoringReport) -> None:
-    from hpc_brainage.cli.screen import notes, say, table, years
+    from hpc_brainage.cli.screen import notes, per_second, say, table, years
     from hpc_brainage.scans import scan_names
 
     about, rows = report.about["summary"], report.table.head(_ROWS_SHOWN)
@@ -220,8 +220,8 @@ def _show(report: ScoringReport) -> None:
     status = ", ".join(f"{n} {name}" for name, n in about["status"].items())
     say(f"{len(report.table)} scans: {status}")
     if (fresh := len(report.table) - report.kept) and report.seconds:
-        rate = f"{fresh / report.seconds:.3g} a second"
-        say(f"  · {fresh} of them scored now, in {report.seconds:.1f} s ({rate})")
+        rate = per_second(fresh / report.seconds)
+        say(f"  · {fresh} of them scored now, in {report.seconds:.1f} s ({rate} a second)")
     if report.kept:
         say(f"  · {report.kept} of them kept from the run that was interrupted")
     if about["in_training"]:

@@ -39,12 +39,17 @@ class Show(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
+def per_second(rate: float) -> str:
+    """A rate as one reads it: "0.35", "8.7", "1,570"."""
+    return f"{rate:,.{2 if rate < 1 else 1 if rate < 100 else 0}f}"
+
+
 class _Rate(ProgressColumn):
     """How many are done in a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g}/s")
+        return Text("" if speed is None else f"{per_second(speed)}/s")
 
 
 @contextmanager
@@ -90,7 +95,7 @@ class _Log:
         self._told = now
         rate = (done - self._before) / max(now - self._began, 1e-9)
         left = f", {_clock((total - done) / rate)} left" if rate else ""
-        say(f"{self._what}: {done} of {total}, {rate:.3g}/s{left}{f', {note}' if note else ''}")
+        say(f"{self._what}: {done} of {total}, {per_second(rate)}/s{left}{f', {note}' if note else ''}")
 
 
 def _clock(seconds: float) -> str:

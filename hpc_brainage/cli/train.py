@@ -174,9 +174,10 @@ def show_result(bundle: Bundle, run: Path) -> None:
     )
     if evidence.not_predicted:
         say(f"  · {evidence.not_predicted} scans have too few features to be predicted: in no row above")
-    coverage = bundle.info.calibration.coverage if bundle.info.calibration else {}
-    if held := coverage.get("everyone"):
-        say(f"90 % intervals hold the age of {held.covered:.1%} of {held.n} held-out controls")
+    calibration = bundle.info.calibration
+    if calibration is not None and (held := calibration.coverage.get("everyone")):
+        whose = "controls" if calibration.controls else "people"
+        say(f"90 % intervals hold the age of {held.covered:.1%} of {held.n} held-out {whose}")
     for warning in warnings(evidence):
         say(warning)
     say(f"model       {run / 'model'}")

@@ -18,7 +18,7 @@ def test_a_log_has_a_line_now_and_then_with_rate_and_time_left(
             now += 0.25
             show(done, 1000)
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["converting: 220 of 1000, 4/s, 0:03:15 left"]
+    assert lines == ["converting: 220 of 1000, 4.0/s, 0:03:15 left"]
 
 
 def test_notes_that_say_the_same_of_several_sources_are_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +42,10 @@ def test_short_work_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) 
         for done in range(11):
             show(done, 10)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(0.3471, "0.35"), (8.71, "8.7"), (99.94, "99.9"), (843.6, "844"), (1570.2, "1,570")]
+)
+def test_a_rate_is_written_as_one_reads_it(rate: float, said: str) -> None:
+    assert screen.per_second(rate) == said
