@@ -237,14 +237,14 @@ def _show(report: ScoringReport) -> None:
         )
     if about["mean_gap"] is not None:
         say(
-            f"raw gap: mean {about['mean_gap']:+.2f} y, SD {years(about['sd_gap'])} y,"
+            f"raw gap: mean {years(about['mean_gap'], sign=True)} y, SD {years(about['sd_gap'])} y,"
             f" mean absolute {years(about['mean_absolute_gap'])} y"
         )
     if about["mean_gap"] is not None and about["training_mean_gap"] is not None:
-        say(f"  · of the training people, held out: mean {about['training_mean_gap']:+.2f} y")
+        say(f"  · of the training people, held out: mean {years(about['training_mean_gap'], sign=True)} y")
     if about["mean_corrected_gap"] is not None:
-        mean, sd = about["mean_corrected_gap"], about["sd_corrected_gap"]
-        say(f"corrected gap: mean {mean:+.2f} y, SD {years(sd)} y (without the model's own trend in age)")
+        mean, sd = years(about["mean_corrected_gap"], sign=True), years(about["sd_corrected_gap"])
+        say(f"corrected gap: mean {mean} y, SD {sd} y (without the model's own trend in age)")
     if barely := about["flags"].get(_BARELY):
         say(
             f"WARNING: for {barely} of {about['status'].get('scored', 0)} scored scans the model barely"

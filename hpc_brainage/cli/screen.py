@@ -142,5 +142,8 @@ def account_notes(lines: Iterable[str]) -> None:
         notes([f"{sources}: {count} {what}: {first['some'].removesuffix(', ...')}, ..."])
 
 
-def years(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def years(value: float | None, *, sign: bool = False) -> str:
+    """A number of years, or another with two decimals; a hyphen where there is none."""
+    from hpc_brainage.numerals import number
+
+    return "-" if value is None else number(value, sign=sign)

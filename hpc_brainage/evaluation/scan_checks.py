@@ -72,11 +72,18 @@ def _ages(scored: pd.DataFrame) -> Check | None:
 def _sites(scored: pd.DataFrame) -> Check | None:
     if "site_seen" not in scored:
         return None
+    site = scored["site"].fillna("").astype(str)
     unseen = ~scored["site_seen"].to_numpy(dtype=bool)
+    if "in_training" in scored:  # whose site the training had, though it was not given either
+        unseen &= ~(scored["in_training"].to_numpy(dtype=bool) & (site == "").to_numpy())
     question = "Did the training know these sites?"
     if not unseen.any():
-        return question, f"all of them ({scored['site'].nunique():,})", YES
-    site = scored["site"].fillna("").astype(str)
+        named = site[site != ""].nunique()
+        return (
+            question,
+            f"all of them ({named:,})" if named else "not given, but people of the training",
+            YES,
+        )
     not_given = unseen & (site == "").to_numpy()
     if not_given.all():
         return question, "their site is not given, so nobody can tell", CARE

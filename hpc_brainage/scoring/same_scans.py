@@ -10,7 +10,7 @@ How many pairs agree by chance is counted, too. Two people of one table agree in
 p; over all numbers that a pair agrees in, the chances are multiplied, and times the pairs that there are,
 this is how many such pairs are to be expected. Ages may be shifted and sexes coded the other way round, so
 all pairs count at first; where that leaves a doubt, those of one sex and about the same age, which are
-fewer. On ABIDE I and AOMIC ID1000 p is 2 to 5 in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction
+fewer. On ABIDE I and AOMIC PIOP2 p is 2 to 5 in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction
 and 5 to 8 in 10,000 of `mahalanobis`, and one pair in seven to one in three is of about the same age. So of
 50,000 scans and 1,000 controls 0.00002 to 0.0002 pairs agree by chance in all three numbers of a scan with
 one modality; and of those of about the same age 0.007 to 0.07 in an age and a reconstruction alone.

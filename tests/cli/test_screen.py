@@ -49,3 +49,10 @@ def test_short_work_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) 
 )
 def test_a_rate_is_written_as_one_reads_it(rate: float, said: str) -> None:
     assert screen.per_second(rate) == said
+
+
+def test_a_number_of_years_has_a_true_minus_and_none_before_nothing() -> None:
+    assert screen.years(None) == "-"
+    assert screen.years(-0.001) == "0.00"
+    assert screen.years(-1.306, sign=True) == "−1.31"
+    assert screen.years(0.44, sign=True) == "+0.44"

@@ -11,6 +11,7 @@ import pytest
 from cli.commands import TINY, Answer, Brainage, type_command
 from planted import planted_cohort, planted_store
 
+from hpc_brainage.cli.screen import years
 from hpc_brainage.conversion.convert import convert
 
 Trained = tuple[Path, Answer]
@@ -72,8 +73,9 @@ def test_scoring_takes_the_latest_model_and_writes_three_files(trained: Trained)
     assert found["training_mean_gap"] == pytest.approx(found["mean_gap"], abs=1e-3)
     corrected = pd.read_parquet(out.with_suffix(".parquet"))["bag_corrected"]
     assert found["mean_corrected_gap"] == pytest.approx(corrected.mean())
-    assert f"of the training people, held out: mean {found['training_mean_gap']:+.2f} y" in answer.text
-    assert f"corrected gap: mean {found['mean_corrected_gap']:+.2f} y" in answer.text
+    usual = years(found["training_mean_gap"], sign=True)
+    assert f"of the training people, held out: mean {usual} y" in answer.text
+    assert f"corrected gap: mean {years(found['mean_corrected_gap'], sign=True)} y" in answer.text
     barely = found["flags"].get("model_barely_follows_age", 0)
     assert ("WARNING: for" in answer.text) == bool(barely)
     held_out = pd.read_csv(

@@ -168,6 +168,10 @@ def test_a_site_that_is_not_given_is_no_site() -> None:
     assert found_in(table, question)[1] == "100 of 100 scans from sites that it did not know (4 sites)"
     nowhere = table.assign(site="")
     assert found_in(nowhere, question) == ("care", "their site is not given, so nobody can tell")
+    trained = nowhere.assign(in_training=True)
+    assert found_in(trained, question) == ("yes", "not given, but people of the training")
+    trained.loc[:1, "in_training"] = False
+    assert found_in(trained, question) == ("care", "the site of 2 of 100 scans is not given")
     some = table.assign(site=["here"] * 60 + [""] * 40)
     assert found_in(some, question)[1] == (
         "60 of 100 scans from sites that it did not know (1 site); the site of 40 of 100 scans is not given"
