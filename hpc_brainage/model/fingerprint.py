@@ -153,13 +153,15 @@ def _spread(places: np.ndarray, most: int) -> np.ndarray:
 
 def marks_of(x_BC: np.ndarray, step: np.ndarray, salt: str, blocks: int) -> np.ndarray:
     """Short hashes of the blocks of rounded values, uint8 (B, blocks); 0 where a value is missing."""
-    rounded = np.floor(x_BC.astype(np.float64) / step + 0.5).reshape(len(x_BC), blocks, len(step) // blocks)
-    known = np.isfinite(rounded).all(axis=2)
-    words = np.clip(np.where(known[:, :, None], rounded, 0), -(2.0**62), 2.0**62)
-    numbers = words.astype(np.int64).view(np.uint64)
+    width = len(step) // blocks
+    known = np.ones((len(x_BC), blocks), dtype=bool)
     mark = np.full(known.shape, int.from_bytes(salt.encode()[:8].ljust(8, b"\0")), dtype=np.uint64)
-    for place in range(numbers.shape[2]):
-        mark = _mixed(mark ^ _mixed(numbers[:, :, place] + np.uint64(place)))
+    for place in range(width):
+        rounded = np.floor(x_BC[:, place::width].astype(np.float64) / step[place::width] + 0.5)
+        finite = np.isfinite(rounded)
+        known &= finite
+        words = np.clip(np.where(finite, rounded, 0), -(2.0**62), 2.0**62).astype(np.int64)
+        mark = _mixed(mark ^ _mixed(words.view(np.uint64) + np.uint64(place)))
     return np.where(known, mark % np.uint64(_VALUES) + np.uint64(1), np.uint64(_NOTHING)).astype(np.uint8)
 
 

@@ -77,12 +77,14 @@ class Crew:
     ----------
     client : of their scheduler.
     wanted : how many there shall be, at most.
+    threads : of each, which score a part each; 1 where a GPU computes.
     dashboard : where to watch them; "" where there is nothing to see.
     foreman : who looks after them; None where they are not ours.
     """
 
     client: Client
     wanted: int
+    threads: int = 1
     dashboard: str = ""
     foreman: Foreman | None = None
     _looked: float = field(default=-math.inf, init=False)
@@ -175,4 +177,5 @@ def _existing(address: str) -> Iterator[Crew]:
     with client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         link = str(client.dashboard_link)
-        yield Crew(client, max(1, len(workers)), link if is_there(link) else "")
+        threads = min((worker["nthreads"] for worker in workers.values()), default=1)
+        yield Crew(client, max(1, len(workers)), threads, link if is_there(link) else "")

@@ -2,7 +2,7 @@
 
 A task is one or more whole parts of the store with about a second of work: far above what Dask needs to
 hand it over (a few milliseconds), and little to lose. What a part costs is measured on the first tasks,
-which are one part each.
+which have one part for each of a worker's threads.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
         under_way[future] = task
         future.add_done_callback(ended.put)
 
-    waiting = list(parts[crew.wanted :])
-    for part in parts[: crew.wanted]:
-        submit([part])
+    first = grouped(parts, math.inf, crew.wanted, crew.threads)
+    waiting = [part for task in first[crew.wanted :] for part in task]
+    for task in first[: crew.wanted]:
+        submit(task)
     while under_way:
         crew.tend(len(records))
         try:
@@ -108,7 +109,7 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
             crew.client.cancel(list(under_way), force=True)
             break
         if waiting and (records or not under_way):
-            for task in grouped(waiting, _cost(records), crew.wanted):
+            for task in grouped(waiting, _cost(records), crew.wanted, crew.threads):
                 submit(task)
             waiting = []
     if failed:
@@ -121,17 +122,17 @@ def _cost(records: Sequence[PartRecord]) -> float:
     return records[-1].seconds / (records[-1].stop - records[-1].first) if records else math.inf
 
 
-def grouped(parts: Sequence[range], seconds_per_row: float, workers: int) -> list[Task]:
+def grouped(parts: Sequence[range], seconds_per_row: float, workers: int, threads: int = 1) -> list[Task]:
     """Parts put together into tasks: neighbours only, in order, each of them once.
 
-    As many as make `TASK_SECONDS` of work, and towards the end ever fewer, but `LEAST_SECONDS`: half of a
-    worker's share of what is left, so that the last of them end together (guided self-scheduling,
-    Polychronopoulos and Kuck 1987).
+    As many as make `TASK_SECONDS` of work, and towards the end ever fewer, but `LEAST_SECONDS` and one for
+    each of a worker's threads: half of a worker's share of what is left, so that the last of them end
+    together (guided self-scheduling, Polychronopoulos and Kuck 1987).
     """
     if not parts:
         return []
     cost = max(seconds_per_row * max(map(len, parts)), 1e-9)
-    least = max(1, math.ceil(LEAST_SECONDS / cost))
+    least = max(threads, math.ceil(LEAST_SECONDS / cost))
     most = max(least, math.ceil(TASK_SECONDS / cost))
     tasks: list[Task] = []
     breaks = [place for place, (a, b) in enumerate(pairwise(parts), 1) if a.stop != b.start]

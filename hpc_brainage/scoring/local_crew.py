@@ -51,7 +51,8 @@ def local_crew(fleet: Fleet, tasks: int) -> Iterator[Crew]:
         )
     places = gpus or cores
     count = max(1, min(fleet.workers or places, places, tasks))
-    environment = ALLOCATOR | threads_of(max(1, cores // count)) | ({} if gpus else {DEVICE: "cpu"})
+    threads = max(1, cores // count)
+    environment = ALLOCATOR | threads_of(threads) | ({} if gpus else {DEVICE: "cpu"})
     kind: Any = LocalCluster
     if gpus and importlib.util.find_spec("dask_cuda"):
         kind = _cuda_cluster()
@@ -82,7 +83,9 @@ def local_crew(fleet: Fleet, tasks: int) -> Iterator[Crew]:
                 held.callback(_let_go, cluster, strangers)
                 client = held.enter_context(Client(cluster))
                 cluster.scale(count)
-            yield Crew(client, count, link_of(cluster), LocalWorkers(cluster, count))
+            yield Crew(
+                client, count, 1 if gpus else threads, link_of(cluster), LocalWorkers(cluster, count)
+            )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

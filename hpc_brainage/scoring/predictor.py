@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from hpc_brainage.scoring.answers import Answers
 from hpc_brainage.scoring.depth import IMPLAUSIBLE_YEARS, depth_flags
 from hpc_brainage.scoring.flags import join_flags
 from hpc_brainage.scoring.interpretation import interpret, of_a_rare_age, outside_norms
+from hpc_brainage.scoring.lanes import in_lanes
 from hpc_brainage.scoring.members import ask_members
 from hpc_brainage.scoring.reading import read_ahead
 from hpc_brainage.scoring.table import SCHEMA, cohort_names
@@ -86,13 +88,21 @@ class Predictor:
         scans = self.store.scans.iloc[rows].reset_index(drop=True)
         found = self._nothing_yet(rows, scans)
         at_once = VOLUMES_AT_ONCE if self.bundle.info.volumes else FEATURE_ROWS_AT_ONCE
-        blocks = np.split(np.arange(len(rows)), np.arange(at_once, len(rows), at_once))
-        for places, block in read_ahead(blocks, lambda places: self._read(rows[places])):
-            try:
-                self._fill(found, scans, places, block())
-            except BrainAgeError:
-                for place in places:
-                    self._fill_one(found, scans, rows, place)
+        blocks = iter(np.split(np.arange(len(rows)), np.arange(at_once, len(rows), at_once)))
+
+        def fill_blocks() -> None:
+            for places, block in read_ahead(blocks, lambda places: self._read(rows[places])):
+                try:
+                    self._fill(found, scans, places, block())
+                except BrainAgeError:
+                    for place in places:
+                        self._fill_one(found, scans, rows, place)
+
+        on_cpu = next(self.bundle.members[0].parameters()).device.type == "cpu"
+        if on_cpu:
+            in_lanes(fill_blocks, math.ceil(len(rows) / at_once))
+        else:
+            fill_blocks()
         return self._table(found, scans)
 
     def read(self, rows: np.ndarray) -> Block:

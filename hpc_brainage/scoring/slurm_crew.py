@@ -82,7 +82,8 @@ def slurm_crew(fleet: Fleet, resources: Resources, tasks: int, logs: Path) -> It
         else:
             cluster.scale(jobs=wanted)
         jobs = SlurmJobs(cluster, None if fleet.most else wanted, refused, settings, logs)
-        yield Crew(client, wanted * processes, link_of(cluster), jobs)
+        threads = 1 if gpus else asked.cpus_per_worker
+        yield Crew(client, wanted * processes, threads, link_of(cluster), jobs)
 
 
 class SlurmJobs:

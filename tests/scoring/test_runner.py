@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from planted import planted_cohort, planted_store
 
 from hpc_brainage.cohorts.cohort import Cohort, ModalitySource
@@ -18,6 +20,7 @@ from hpc_brainage.errors import ModelError, ScoringError
 from hpc_brainage.evaluation.evidence import complete
 from hpc_brainage.modality import Modality
 from hpc_brainage.model.bundle import Bundle, load_bundle
+from hpc_brainage.scoring import predictor as predictor_module
 from hpc_brainage.scoring.alignment import match_roles
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.parts import PartFolder
@@ -319,6 +322,44 @@ def test_a_damaged_scan_fails_alone(trained: tuple[Path, Path]) -> None:
     np.testing.assert_allclose(
         found["brain_age"].drop(2), table_of(store, model, rows)["brain_age"].drop(2), rtol=1e-5
     )
+
+
+def test_threads_that_score_side_by_side_give_the_very_same_table(
+    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their number: each row's block, and so its arithmetic, is the same."""
+    from hpc_brainage.errors import StoreError
+
+    model, store = trained
+    monkeypatch.setattr(predictor_module, "FEATURE_ROWS_AT_ONCE", 7)
+    opened, bundle = Store.open(store), load_bundle(model)
+    at_work: set[threading.Thread] = set()
+
+    class Watched(Predictor):
+        def _fill(self, found, scans, places, block) -> None:  # type: ignore[no-untyped-def]
+            if threading.current_thread() not in at_work:
+                at_work.add(threading.current_thread())
+                together.wait()
+            if 30 in places and len(places) > 1:
+                raise StoreError("one of them cannot be used")
+            super()._fill(found, scans, places, block)
+
+    rows = np.arange(opened.n_scans)[::-1].copy()
+    tables = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            at_work.clear()
+            together = threading.Barrier(threads, timeout=30)
+            torch.set_num_threads(threads)
+            predictor = Watched(bundle, opened, match_roles(opened, bundle.info), "test")
+            tables.append(predictor.score(rows))
+            assert len(at_work) == threads
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    assert (tables[0]["status"] == "scored").all()
+    assert tables[0]["participant_id"].tolist() == opened.scans["participant_id"].iloc[rows].tolist()
 
 
 @pytest.mark.timeout(180)

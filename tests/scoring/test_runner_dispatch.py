@@ -31,12 +31,13 @@ def cut(count: int, length: int = 10) -> list[range]:
     st.sets(st.integers(0, 60), max_size=40),
     st.floats(1e-6, 10) | st.just(float("inf")),
     st.integers(1, 8),
+    st.integers(1, 9),
 )
 def test_tasks_are_neighbouring_parts_each_of_them_once(
-    chosen: set[int], cost: float, workers: int
+    chosen: set[int], cost: float, workers: int, threads: int
 ) -> None:
     parts = [part for place, part in enumerate(cut(61)) if place in chosen]
-    tasks = grouped(parts, cost, workers)
+    tasks = grouped(parts, cost, workers, threads)
     assert [part for task in tasks for part in task] == parts
     for task in tasks:
         assert all(a.stop == b.start for a, b in pairwise(task))
@@ -53,6 +54,12 @@ def test_a_task_is_a_tenth_of_a_second_at_least() -> None:
     assert len(grouped(cut(16), LEAST_SECONDS / 1000, workers=2)) == 1
     assert {len(task) for task in grouped(cut(16), LEAST_SECONDS / 20, workers=4)} == {2}
     assert len(grouped(cut(16), 1.0, workers=2)) == 16
+
+
+def test_a_task_has_a_part_for_each_of_a_worker_s_threads() -> None:
+    assert [len(task) for task in grouped(cut(20), 1.0, workers=2, threads=8)] == [8, 8, 4]
+    sizes = [len(task) for task in grouped(cut(100), TASK_SECONDS / 100, workers=2, threads=4)]
+    assert (sizes[0], min(sizes[:-1]), sum(sizes)) == (10, 4, 100)
 
 
 class Client:
