@@ -8,9 +8,13 @@ exit code.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the system's errors where a disk is full, or one's share of it."""
 
 
 class ExitCode(IntEnum):
@@ -109,6 +113,17 @@ class EnvironmentLacks(BrainAgeError, RuntimeError):  # noqa: N818 - reads as th
     """This machine lacks something that the command needs."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+def unusable(problem: OSError) -> EnvironmentLacks | None:
+    """What the system refuses of a file or folder, or for lack of room; None if it is about neither."""
+    if problem.filename is None and problem.errno not in NO_ROOM:
+        return None
+    return EnvironmentLacks(
+        f"a file or folder cannot be used ({problem.strerror})",
+        where=problem.filename,
+        hint="look at the path, its permissions and the free space, then run the command again",
+    )
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

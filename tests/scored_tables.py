@@ -36,7 +36,7 @@ def score_table(people: int = 200, seed: int = 0, *, sites: int = 4, noise: floa
             "bag": predicted - age,
             "bag_corrected": predicted - INTERCEPT - SLOPE * age,
             "bias_method": "beheshti",
-            "bias_fit": "held-out training people (smri)",
+            "bias_fit": "400 held-out training scans (smri)",
             "in_training": False,
             "has_smri": True,
             "has_fmri": False,

@@ -6,8 +6,9 @@ Simulated people: 4,005 functional and 707 structural features of each, or one v
 voxels. Store and model are made in FOLDER by the first call and kept there. Sides are measured in turn,
 round by round, and medians printed:
 
-- `resident`: what the members compute of a scan, on blocks that lie in memory: the limit. `forward` is the
-  ages alone, without uncertainty and depth.
+- `resident`: what the members compute of a scan, on blocks that lie in memory, with PyTorch's own threads;
+  `resident in lanes` with threads that take a block each, which is the limit of what we do. `forward` is
+  the ages alone, without uncertainty and depth.
 - `one process`: `Predictor.score` over the whole store, in this process: reading, computing and the table.
 - `distributed`: `brainage score` with its workers, parts on the disk, from when the first worker has the
   model; start-up and the writing of the tables are given beside it, and are in its CPU time.
@@ -30,7 +31,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
@@ -43,7 +44,16 @@ ALLOCATOR = {
 }  # fmt: skip
 FMRI, SMRI, GRID = 4005, 707, (121, 145, 121)
 TRAINED_ON = {"tabular": 600, "volumes": 32}
-SIDES = ("resident", "forward", "one process", "distributed", "loop", "delayed", "map_blocks")
+SIDES = (
+    "resident",
+    "resident in lanes",
+    "forward",
+    "one process",
+    "distributed",
+    "loop",
+    "delayed",
+    "map_blocks",
+)
 Side = Callable[[], tuple[int, float, float]]
 """Scores some scans once: how many, in how many seconds, and with how many of CPU time."""
 
@@ -179,7 +189,7 @@ def measured(kind: str, store: Path, model: Path, folder: Path, subset: int, sai
     print(", ".join(f"{name} {value}" for name, value in about["software"].items()))
     for name, found in rates.items():
         rate, cost = statistics.median(found), statistics.median(costs[name])
-        print(f"{name:14s} {rate:10.1f} scans/s {cost:10.4f} ms of CPU a scan", end="")
+        print(f"{name:17s} {rate:10.1f} scans/s {cost:10.4f} ms of CPU a scan", end="")
         if "resident" in rates:
             by_time = (a / b for a, b in zip(found, rates["resident"], strict=True))
             by_cpu = (b / a for a, b in zip(costs[name], costs["resident"], strict=True))
@@ -225,6 +235,7 @@ def all_sides(
     from hpc_brainage.model.bundle import load_bundle
     from hpc_brainage.model.member import SEX_NUMBERS
     from hpc_brainage.scoring.alignment import match_roles
+    from hpc_brainage.scoring.lanes import in_lanes
     from hpc_brainage.scoring.members import ask_members
     from hpc_brainage.scoring.predictor import FEATURE_ROWS_AT_ONCE, VOLUMES_AT_ONCE, Predictor
     from hpc_brainage.store.reader import Store
@@ -232,7 +243,7 @@ def all_sides(
     store, bundle = Store.open(store_path), load_bundle(model)
     predictor = Predictor(bundle, store, match_roles(store, bundle.info), "bench")
     at_once = FEATURE_ROWS_AT_ONCE if kind == "tabular" else VOLUMES_AT_ONCE
-    resident_rows = np.arange(min(store.n_scans, 8192 if kind == "tabular" else 2 * at_once))
+    resident_rows = np.arange(min(store.n_scans, 8192 if kind == "tabular" else 4 * at_once))
     begins = range(0, len(resident_rows), at_once)
     blocks = [predictor.read(resident_rows[at : at + at_once]) for at in begins]
     sexes = [
@@ -250,9 +261,17 @@ def all_sides(
 
         return side
 
-    def resident() -> int:
-        for block, sex in zip(blocks, sexes, strict=True):
+    def ask(waiting: Iterator[tuple[Any, Any]]) -> None:
+        for block, sex in waiting:
             ask_members(bundle, block.x, block.present, sex, np.full(len(sex), -1))
+
+    def resident() -> int:
+        ask(zip(blocks, sexes, strict=True))
+        return len(resident_rows)
+
+    def resident_in_lanes() -> int:
+        waiting = iter(list(zip(blocks, sexes, strict=True)))
+        in_lanes(lambda: ask(waiting), len(blocks))
         return len(resident_rows)
 
     def ages(x: dict[str, Any], present: dict[str, Any], sex: Any) -> Any:
@@ -321,7 +340,8 @@ def all_sides(
             result.compute()
         return count
 
-    found = {"resident": timed(resident), "forward": timed(forward), "one process": timed(one_process)}
+    found = {"resident": timed(resident), "resident in lanes": timed(resident_in_lanes)}
+    found |= {"forward": timed(forward), "one process": timed(one_process)}
     found["distributed"] = distributed(store_path, model, folder, threads)
     return found | {"loop": timed(loop), "delayed": timed(delayed), "map_blocks": timed(map_blocks)}
 
@@ -333,7 +353,7 @@ def distributed(store: Path, model: Path, folder: Path, workers: int) -> Side:
 
     def side() -> tuple[int, float, float]:
         began, cpu = time.perf_counter(), cpu_seconds()
-        report = score_store(store, model, folder / "scores" / "out", fleet=Fleet(workers=workers))
+        report = score_store(store, model, folder / "scores" / store.stem, fleet=Fleet(workers=workers))
         whole, cpu = time.perf_counter() - began, cpu_seconds() - cpu
         print(
             f"distributed: {report.seconds:.2f} s of scoring in {whole:.2f} s of the whole command,"

@@ -16,15 +16,14 @@ from hpc_brainage.errors import TrainingError
 def cancel(run: Annotated[Path, typer.Argument(help="The folder of the run.")]) -> None:
     """End a run's job, waiting or running, or its training on this machine; what it has saved stays, and
     brainage resume goes on with it."""
-    from hpc_brainage.cli.jobs import trains_apart_from
+    from hpc_brainage.cli.jobs import job_now, trains_apart_from
     from hpc_brainage.cli.resume import run_at
     from hpc_brainage.cli.screen import say
     from hpc_brainage.cluster import slurm
     from hpc_brainage.cluster.local import is_running
-    from hpc_brainage.cluster.run_job import job_of
 
     folder = run_at(run)
-    job = job_of(run)
+    job = job_now(run)
     if job is None or job.id is None or trains_apart_from(job, folder):
         _stop_process(run)
         return

@@ -71,7 +71,7 @@ def _show(compared: Compared) -> None:
                 (r["measure"], r["people"], _with_ends(r, "icc_agreement"),
                  _with_ends(r, "icc_consistency"), _number(r["sem"]),
                  _number(r["smallest_detectable_change"]),
-                 _with_ends(r, "mean_difference", "+"), _ends(r, "limits", "+"))
+                 _with_ends(r, "mean_difference", sign=True), _ends(r, "limits", sign=True))
                 for r in rows
             ],
         )  # fmt: skip
@@ -81,23 +81,27 @@ def _show(compared: Compared) -> None:
         ("measure", ">scans", ">apart", ">difference", ">95 % limits", ">r", ">CCC", ">MAE first",
          ">MAE second"),
         [
-            (r["measure"], r["scans"], f"{r['mean_absolute_difference']:.2f}",
-             _with_ends(r, "mean_difference", "+", of="mean_difference_people"), _ends(r, "limits", "+"),
+            (r["measure"], r["scans"], _number(r["mean_absolute_difference"]),
+             _with_ends(r, "mean_difference", sign=True, of="mean_difference_people"),
+             _ends(r, "limits", sign=True),
              *(_number(r[name]) for name in ("r", "ccc", "mae_first", "mae_second")))
             for r in rows
         ],
     )  # fmt: skip
 
 
-def _with_ends(row: dict[Any, Any], name: str, sign: str = "", of: str | None = None) -> str:
-    ends = _ends(row, of or name, sign)
-    return _number(row[name], sign) + (f" ({ends})" if ends else "")
+def _with_ends(row: dict[Any, Any], name: str, *, sign: bool = False, of: str | None = None) -> str:
+    ends = _ends(row, of or name, sign=sign)
+    return _number(row[name], sign=sign) + (f" ({ends})" if ends else "")
 
 
-def _ends(row: dict[Any, Any], name: str, sign: str = "") -> str:
-    low, high = (_number(row[f"{name}_{end}"], sign) for end in ("low", "high"))
-    return f"{low} to {high}" if low and high else ""
+def _ends(row: dict[Any, Any], name: str, *, sign: bool = False) -> str:
+    from hpc_brainage.numerals import interval
+
+    return interval(row[f"{name}_low"], row[f"{name}_high"], sign=sign)
 
 
-def _number(value: float, sign: str = "") -> str:
-    return "" if value != value else f"{value:{sign}.2f}"
+def _number(value: float, *, sign: bool = False) -> str:
+    from hpc_brainage.cli.screen import years
+
+    return "" if value != value else years(value, sign=sign)

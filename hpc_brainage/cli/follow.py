@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import typer
 
 from hpc_brainage.cluster.slurm import JobState, job_states
 from hpc_brainage.cluster.starts import LOGS, newest_start, starts_of
-from hpc_brainage.errors import EnvironmentLacks, ExitCode, TrainingError
+from hpc_brainage.errors import NO_ROOM, EnvironmentLacks, ExitCode, TrainingError
 
 if TYPE_CHECKING:
     from hpc_brainage.cluster.run_job import RunJob
@@ -25,13 +27,14 @@ _SURE = 5
 _CANCELLED = "CANCELLED"
 _SHOWN_BEFORE = 3
 _LAST_LINES = 12
+_SMALL = 1 << 14  # bytes
 
 
 class Epochs:
-    """Says each epoch of a run once, also where a start of the job does some of them again."""
+    """Says each epoch of a run once; again, where a start of the job does it again and comes elsewhere."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._run, self._said = run, set[tuple[int, int]]()
+        self._run, self._said = run, set[str]()
         training = run.config().training
         self._members, self._epochs = training.members, training.epochs
         self._seen: tuple[int, int] | None = None
@@ -48,18 +51,19 @@ class Epochs:
         if seen == self._seen:
             return
         self._seen = seen
-        fresh = [record for record in records_of(self._run.metrics) if self._is_new(record)]
+        status = self._run.status()
+        passed_over = status.get("passed_over") if status.get("state") == "running" else None
+        if passed_over and passed_over not in self._said:
+            self._said.add(passed_over)
+            say(passed_over)
+        lines = [self._line(record) for record in records_of(self._run.metrics)]
+        fresh = [line for line in lines if line not in self._said]
+        self._said.update(fresh)
         if first and len(fresh) > _SHOWN_BEFORE:
             say(f"... {len(fresh) - _SHOWN_BEFORE} epochs before")
             fresh = fresh[-_SHOWN_BEFORE:]
-        for record in fresh:
-            say(self._line(record))
-
-    def _is_new(self, record: dict[str, Any]) -> bool:
-        key = (record["member"], record["epoch"])
-        is_new = key not in self._said
-        self._said.add(key)
-        return is_new
+        for line in fresh:
+            say(line)
 
     def _line(self, record: dict[str, Any]) -> str:
         words = [
@@ -160,11 +164,25 @@ def why_it_failed(run: Path, job: str, state: JobState | None) -> TrainingError 
         what = f"rank {first.rank} on {first.node} failed{others}: {first.what.splitlines()[0]}"
     else:
         log, what = run / LOGS / f"job-{job}.log", how
+        if not _has_room(run):
+            what = f"{how}, and the disk of the run's folder is full"
         if not log.is_file() or not log.read_text(errors="replace").strip():
             log = run / LOGS / "rank-0.log"
     for line in last_lines(log, _LAST_LINES):
         say(f"  | {line}")
     return TrainingError(what, where=log, hint=f"mend it, then brainage resume {run}")
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether a small file can be written there; only that shows a share of the disk that is used up."""
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(_SMALL))
+            file.flush()
+            os.fsync(file.fileno())  # some file systems find out only then
+    except OSError as problem:
+        return problem.errno not in NO_ROOM
+    return True
 
 
 def last_lines(path: Path, count: int) -> list[str]:

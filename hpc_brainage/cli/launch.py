@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -44,6 +47,11 @@ def choose(cluster: str, nodes: int, gpus_per_node: int | None, flags: Flags) ->
     there = read_partitions()
     if cluster == AUTO and not there:
         asked_for = f"--nodes {nodes}" if nodes > 1 else f"--gpus-per-node {gpus_per_node}"
+        if shutil.which("sinfo"):
+            raise EnvironmentLacks(
+                f"{asked_for} needs a SLURM cluster, and SLURM does not answer",
+                hint="try again when sinfo answers; or --cluster local trains here in as many processes",
+            )
         raise EnvironmentLacks(
             f"{asked_for} needs a SLURM cluster, and this machine reaches none",
             hint="run the command on a cluster's login node, or leave --nodes out to train here, or say"
@@ -90,12 +98,12 @@ def is_under_way(run: RunFolder, *, then_follow: bool) -> bool:
     TrainingError : something else trains in the folder: a command, or the processes of another machine.
     """
     from hpc_brainage.cli.follow import follow
+    from hpc_brainage.cli.jobs import job_now
     from hpc_brainage.cli.screen import say
-    from hpc_brainage.cluster.run_job import job_of
     from hpc_brainage.training.lease import Lease, holding_job
     from hpc_brainage.training.records import LEASE
 
-    job = job_of(run.path)
+    job = job_now(run.path)
     there = None if job is None else _there(job)
     if job is None or there is None:
         if job is None or job.cluster != SLURM or job.id != holding_job(run.path / LEASE):
@@ -136,13 +144,13 @@ def refuse_other_words(run: RunFolder, settings: RunConfig, where: str | None) -
     TrainingError : there is such a job.
     EnvironmentLacks : SLURM does not say whether there is.
     """
-    from hpc_brainage.cluster.run_job import job_of
+    from hpc_brainage.cli.jobs import job_now
 
     if not (run.path / "request.json").is_file() or run.is_finished:
         return
     if run.config() == settings and run.request().get("where") == where:
         return
-    job = job_of(run.path)
+    job = job_now(run.path)
     if job is not None and (there := _there(job)):
         raise TrainingError(
             f"{there}, with other settings",
@@ -164,9 +172,15 @@ def launch(run: RunFolder, job: RunJob, *, then_follow: bool) -> None:
     from hpc_brainage.cluster.run_job import submit_run
 
     if job.cluster == SLURM:
-        job = submit_run(run.path, job)
+        try:
+            job = submit_run(run.path, job, lambda number: _refuse_a_second_job(run.path, number))
+        except KeyboardInterrupt:
+            named = quote(f"brainage-{run.path.name}")
+            say(f"SLURM may have taken a job of this run: squeue --me -n {named}")
+            raise
+        processes = "process" if job.processes == 1 else "processes"
         nodes = "node" if job.nodes == 1 else "nodes"
-        say(f"submitted  job {job.id}: {job.processes} processes on {job.nodes} {nodes} -> {run.path}")
+        say(f"submitted  job {job.id}: {job.processes} {processes} on {job.nodes} {nodes} -> {run.path}")
         if then_follow:
             follow(run, job)
             show_finished(run)
@@ -183,6 +197,23 @@ def launch(run: RunFolder, job: RunJob, *, then_follow: bool) -> None:
             raise typer.Exit(code)
         raise why_it_failed(run.path, "", None)
     show_finished(run)
+
+
+def _refuse_a_second_job(run: Path, number: str) -> None:
+    """Make sure that no other job has begun to train a run while this one was submitted for it.
+
+    Raises
+    ------
+    TrainingError : one has.
+    """
+    from hpc_brainage.cli.jobs import another_job
+
+    if first := another_job(run, than=number):
+        raise TrainingError(
+            f"job {first} trains this run already; job {number} was cancelled",
+            where=run,
+            hint="brainage jobs says how it is",
+        )
 
 
 def say_how_to_follow(run: RunFolder) -> None:

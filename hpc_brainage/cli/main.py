@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Any
 
@@ -26,7 +25,7 @@ from hpc_brainage.cli.score import score
 from hpc_brainage.cli.simulate import simulate
 from hpc_brainage.cli.train import train
 from hpc_brainage.cli.verify import verify
-from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode
+from hpc_brainage.errors import BrainAgeError, ExitCode, unusable
 
 _INTERRUPTED = {
     "convert": "the same command again goes on with the parts that are not done",
@@ -50,14 +49,10 @@ class _Verbs(TyperGroup):
             message = _INTERRUPTED.get(str(ctx.invoked_subcommand), "the same command again begins anew")
             raise _ended(f"interrupted; {message}", ExitCode.INTERRUPTED) from None
         except OSError as problem:
-            if problem.filename is None and problem.errno != errno.ENOSPC:
-                raise  # not about a file of the user's
-            unusable = EnvironmentLacks(
-                f"a file or folder cannot be used ({problem.strerror})",
-                where=problem.filename,
-                hint="look at the path, its permissions and the free space, then run the command again",
-            )
-            raise _ended(f"error: {unusable}", unusable.exit_code) from None
+            lacking = unusable(problem)
+            if lacking is None:
+                raise
+            raise _ended(f"error: {lacking}", lacking.exit_code) from None
 
 
 def _ended(message: str, code: ExitCode) -> typer.Exit:

@@ -37,6 +37,7 @@ def resume(
         say("this run is finished; nothing was left to do")
         show_finished(folder)
         return
+    folder.config()  # what cannot be read is said here, and not by a job in its log
     job = job_of(run)
     if job is None:
         train_here(run)

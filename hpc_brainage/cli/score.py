@@ -97,7 +97,8 @@ def score(
         bool,
         typer.Option(
             "--resume/--no-resume",
-            help="Go on where an interrupted run stopped, or begin anew.",
+            help="Go on where an interrupted run stopped, or begin anew, also in the place of a table of"
+            " another model, store or selection.",
         ),
     ] = True,
     cluster: Annotated[
@@ -156,7 +157,7 @@ def score(
 
     Writes OUT.tsv, OUT.parquet and OUT.json. Every scan has a row, scored or not. People whom the model
     was trained on are scored by members that never saw them. Run again after an interruption, it
-    goes on where it stopped.
+    goes on where it stopped. A finished table of another model, store or selection is not replaced unasked.
     """
     from hpc_brainage.cli.screen import progress, say
     from hpc_brainage.cli.signals import like_ctrl_c
@@ -180,14 +181,13 @@ def score(
     destination = out or Path("scores") / f"{place_at(store).name.removesuffix('.zarr')}_{info.name}"
     if destination.suffix in (".tsv", ".parquet", ".json"):
         destination = destination.with_suffix("")
-    destination.parent.mkdir(parents=True, exist_ok=True)
     with like_ctrl_c(), progress("scoring") as show:
         report = score_store(
             store, bundle, destination, where=where, fleet=fleet, resume=resume, progress=show,
             accept_implausible=accept_implausible, whole=whole, further=Further(codes, contributions),
             watched_at=lambda link: say(f"the workers can be watched at {link}"),
         )  # fmt: skip
-    _show(report)
+    _show(report, store)
     if report.about["summary"]["status"].get("scored", 0) < len(report.table):
         raise typer.Exit(int(ExitCode.SCANS_REFUSED))
 
@@ -206,8 +206,9 @@ def _bundle(model: Path) -> Path:
     return model
 
 
-def _show(report: ScoringReport) -> None:
+def _show(report: ScoringReport, store: str) -> None:
     from hpc_brainage.cli.screen import notes, per_second, say, table, years
+    from hpc_brainage.numerals import many
     from hpc_brainage.scans import scan_names
 
     about, rows = report.about["summary"], report.table.head(_ROWS_SHOWN)
@@ -215,21 +216,24 @@ def _show(report: ScoringReport) -> None:
         (name, *(_cell(row[column]) for column in _COLUMNS_SHOWN))
         for name, (_, row) in zip(scan_names(rows), rows.iterrows(), strict=True)
     ]
-    table(f"first {len(shown)} of {len(report.table)} rows", ("scan", *_COLUMNS_SHOWN), shown)
+    table(f"first {len(shown)} of {many(len(report.table), 'row')}", ("scan", *_COLUMNS_SHOWN), shown)
     notes(report.notes)
     status = ", ".join(f"{n} {name}" for name, n in about["status"].items())
-    say(f"{len(report.table)} scans: {status}")
+    say(f"{many(len(report.table), 'scan')}: {status}")
     if (fresh := len(report.table) - report.kept) and report.seconds:
         rate = per_second(fresh / report.seconds)
         say(f"  · {fresh} of them scored now, in {report.seconds:.1f} s ({rate} a second)")
     if report.kept:
         say(f"  · {report.kept} of them kept from the run that was interrupted")
-    if about["in_training"]:
-        say(f"  · {about['in_training']} scans are of people in the model's training; each was scored by"
+    if known := about["in_training"]:
+        are_of = "is of somebody" if known == 1 else "are of people"
+        say(f"  · {many(known, 'scan')} {are_of} in the model's training; each was scored by"
             " members that never saw them")  # fmt: skip
     notes(f"{n} not scored: {reason}" for reason, n in list(about["reasons"].items())[:_ROWS_SHOWN])
+    if about["status"].get("failed"):
+        say(f"  · `brainage verify {store}` says whether the store is damaged, and for which scans")
     flags = {flag: n for flag, n in about["flags"].items() if flag not in (_BARELY, _NO_BETTER)}
-    notes(f"{n} {'scan' if n == 1 else 'scans'} flagged {flag}" for flag, n in flags.items())
+    notes(f"{many(n, 'scan')} flagged {flag}" for flag, n in flags.items())
     if "id_in_training" in about["flags"]:
         say(
             "  · id_in_training: an identifier of the training with another sex or age and other data."
@@ -237,14 +241,15 @@ def _show(report: ScoringReport) -> None:
         )
     if about["mean_gap"] is not None:
         say(
-            f"raw gap: mean {years(about['mean_gap'], sign=True)} y, SD {years(about['sd_gap'])} y,"
+            f"raw gap: mean {years(about['mean_gap'], sign=True)} y{_sd(about['sd_gap'])},"
             f" mean absolute {years(about['mean_absolute_gap'])} y"
         )
     if about["mean_gap"] is not None and about["training_mean_gap"] is not None:
-        say(f"  · of the training people, held out: mean {years(about['training_mean_gap'], sign=True)} y")
+        expected = years(about["training_mean_gap"], sign=True)
+        say(f"  · of held-out training people of these ages and modalities: mean {expected} y")
     if about["mean_corrected_gap"] is not None:
-        mean, sd = years(about["mean_corrected_gap"], sign=True), years(about["sd_corrected_gap"])
-        say(f"corrected gap: mean {mean} y, SD {sd} y (without the model's own trend in age)")
+        mean, sd = years(about["mean_corrected_gap"], sign=True), _sd(about["sd_corrected_gap"])
+        say(f"corrected gap: mean {mean} y{sd} (without the model's own trend in age)")
     if barely := about["flags"].get(_BARELY):
         say(
             f"WARNING: for {barely} of {about['status'].get('scored', 0)} scored scans the model barely"
@@ -262,26 +267,33 @@ def _show(report: ScoringReport) -> None:
         say(f"{kind:<8} {path}")
 
 
+def _sd(of_gap: float | None) -> str:
+    """The standard deviation, which one scan has none of."""
+    from hpc_brainage.cli.screen import years
+
+    return "" if of_gap is None else f", SD {years(of_gap)} y"
+
+
 def _show_accuracy(table: pd.DataFrame) -> None:
     """What the report says of the errors beside the people's own mean age, and of their intervals."""
     from hpc_brainage.cli.screen import say
     from hpc_brainage.evaluation.checks import NO
     from hpc_brainage.evaluation.judged import judged
-    from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage
+    from hpc_brainage.evaluation.scored_coverage import FEWEST, coverage, of_whom
     from hpc_brainage.evaluation.usability import better_than_the_mean
 
     of = judged(table)
     if len(of.people) < FEWEST:
         return
-    _, finding, judgement = better_than_the_mean(of.people, of.who)
-    say(f"WARNING: {finding}" if judgement == NO else finding)
+    check = better_than_the_mean(of.people, of.who)
+    say(f"WARNING: {check.finding}" if check.judgement == NO else check.finding)
     for held in coverage({of.who: of.people}).to_dict("records"):
-        say(f"90 % intervals hold the age of {held['coverage']:.1%} of {held['n']} scans ({of.who})")
+        say(f"90 % intervals hold the age of {held['coverage']:.1%} of {of_whom(held)}, {of.who}")
 
 
 def _show_contributions(out: Path) -> None:
     """Of each group, the features that add most to the ages of its people or take most from them."""
-    from hpc_brainage.cli.screen import table
+    from hpc_brainage.cli.screen import table, years
     from hpc_brainage.scoring.saved import read_contributions
 
     found = read_contributions(out)
@@ -291,13 +303,15 @@ def _show_contributions(out: Path) -> None:
         most = own.head(_FEATURES_SHOWN)
         sizes = (most[f"mean_{kind}contribution_years"] for kind in ("absolute_", ""))
         each = zip(most["feature"], *sizes, strict=True)
-        said = [f"{name} {size:.2f} ({sign:+.2f})" for name, size, sign in each]
+        said = [f"{name} {years(size)} ({years(mean, sign=True)})" for name, size, mean in each]
         rows.append((group, role, own["n"].iat[0], ", ".join(said)))
     title = "what drives the ages most: mean size of what a feature adds, and mean with its sign, years"
     table(title, ("group", "modality", ">scans", "features"), rows)
 
 
 def _cell(value: object) -> str:
+    from hpc_brainage.cli.screen import years
+
     if isinstance(value, float):
-        return "" if value != value else f"{value:.2f}"
+        return "" if value != value else years(value)
     return str(value)

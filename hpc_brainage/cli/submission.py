@@ -16,6 +16,8 @@ from hpc_brainage.cluster.slurm import read_partitions, require_slurm
 if TYPE_CHECKING:
     from hpc_brainage.store.building import Build
 
+_NAME = "brainage-convert"
+"""Of the jobs, as `squeue` shows it."""
 _MOST_JOBS = 32
 _PARTS_PER_JOB = 4
 """Opening a large cohort takes as long as some parts do: with fewer parts, a job would mostly open it."""
@@ -78,6 +80,7 @@ def submit_conversion(
     """
     from hpc_brainage.cli.screen import say
     from hpc_brainage.cluster.array import submit
+    from hpc_brainage.cluster.code import room_for_a_job
     from hpc_brainage.store.place import is_url
 
     if build.finished:
@@ -90,13 +93,13 @@ def submit_conversion(
     elements = [[*command, f"--part={share}/{shares}", *rest] for share in range(1, shares + 1)]
     name = f"{build.place.name}.jobs"
     logs = Path.cwd() / name if is_url(build.place.label) else Path(build.place.beside(name))
-    submission = submit(
-        elements if shares > 1 else [],
-        [*command, *rest],
-        resources,
-        logs / datetime.now().strftime("%Y%m%d-%H%M%S-%f"),
-        "brainage-convert",
-    )
+    folder = logs / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    try:
+        with room_for_a_job(logs):
+            submission = submit(elements if shares > 1 else [], [*command, *rest], resources, folder, _NAME)
+    except KeyboardInterrupt:
+        say(f"SLURM may have taken jobs of this conversion: squeue --me -n {_NAME}; logs {folder}")
+        raise
     if submission.array is None:
         say(f"submitted: job {submission.last} converts everything and finishes the store")
     else:

@@ -124,6 +124,8 @@ def train_here(run: Path) -> None:
     from hpc_brainage.cli.worker import work
     from hpc_brainage.training.records import RunFolder
 
+    folder = RunFolder(run)
+
     def started(data: TrainingData) -> None:
         modalities = ", ".join(
             f"{int(source.present.sum())} with {role}" for role, source in data.inputs.items()
@@ -131,8 +133,10 @@ def train_here(run: Path) -> None:
         people = data.scans["participant_id"].nunique()
         say(f"training on {len(data.scans)} scans of {people} people ({modalities}) -> {run}")
         notes(data.notes)
+        if passed_over := folder.status().get("passed_over"):
+            say(passed_over)
 
-    members = RunFolder(run).config().training.members
+    members = folder.config().training.members
     what = f"training {members} members, epochs" if members > 1 else "training, epochs"
     with progress(what) as show:
 

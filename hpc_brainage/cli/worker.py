@@ -4,7 +4,8 @@
 `brainage train --cluster local`, or by a launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
 MASTER_PORT, as torchrun does. `brainage train` calls the same function in its own process.
 
-It ends with exit code 75 when it was told to stop (SIGUSR2 or SIGTERM) and what it has is saved.
+It ends with exit code 75 when it was told to stop (SIGUSR2 or SIGTERM) and what it has is saved; at once
+with 0 where the run is finished already.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpc_brainage.errors import BrainAgeError, ExitCode, UsageError
+from hpc_brainage.errors import BrainAgeError, ExitCode, UsageError, unusable
 
 if TYPE_CHECKING:
     from hpc_brainage.model.bundle import Bundle
@@ -58,8 +60,12 @@ def main(arguments: list[str]) -> int:
         run = Path(arguments[0])
         from hpc_brainage.cluster.ranks import join, started
         from hpc_brainage.cluster.run_job import check_version, keep_this_job
+        from hpc_brainage.training.records import RunFolder
 
         rank, start = started()
+        if RunFolder(run).is_finished:  # by somebody else, while the job waited
+            print("the run is finished already", file=sys.stderr)
+            return 0
         joined = join()  # noqa: F841 - keeps the port that torch will have
         check_version(run)
         from hpc_brainage.training.stop import Stopped
@@ -72,14 +78,20 @@ def main(arguments: list[str]) -> int:
                 signal.signal(number, signal.SIG_IGN)
             print(stopped.what, file=sys.stderr)
             return STOPPED_EXIT
-    except Exception as error:
+    except Exception as problem:
+        error = (unusable(problem) if isinstance(problem, OSError) else None) or problem
         is_ours = isinstance(error, BrainAgeError)
         what = str(error) if is_ours else "".join(traceback.format_exception(error))
-        print(f"error: {what}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the log, too, may lie on a disk that is full
+            print(f"error: {what}", file=sys.stderr, flush=True)
         if start is not None:
+            from hpc_brainage.cluster.starts import UNRECORDED
             from hpc_brainage.training.distributed import tells_of_a_loss
 
-            start.record(rank, str(error) or repr(error), is_loss=tells_of_a_loss(error))
+            try:
+                start.record(rank, str(error) or repr(error), is_loss=tells_of_a_loss(problem))
+            except OSError:
+                return UNRECORDED
         return int(error.exit_code) if isinstance(error, BrainAgeError) else int(ExitCode.INTERNAL)
     return 0
 
@@ -95,8 +107,9 @@ def _leave(code: int) -> NoReturn:
     On the ordinary way out the threads of gloo and of torch's store may be torn down while they run, and
     that aborts the process: a finished job would count as failed, and be started again.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

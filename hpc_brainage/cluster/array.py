@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -32,9 +31,9 @@ from pydantic import Strict
 
 from hpc_brainage.cluster.code import keep_code, line_for, require_version
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.sbatch import Batch
+from hpc_brainage.cluster.sbatch import TOLD_TO_STOP, Batch
 from hpc_brainage.config import Names, Section, parse
-from hpc_brainage.errors import ExitCode, UsageError
+from hpc_brainage.errors import UsageError
 from hpc_brainage.files import read_json, write_json
 from hpc_brainage.provenance import package_version
 
@@ -45,21 +44,19 @@ _CODE = "code"
 _TASK = "hpc_brainage.cli.task"
 _SECONDS_TO_END = 90
 """So long before its time is up, a job is told to stop."""
-_TOLD_TO_STOP = f"{int(ExitCode.STOPPED)}|{128 + signal.SIGUSR2}|{128 + signal.SIGTERM}"
-"""Exit codes of a task that was, as bash takes them; the signal kills one that does not listen yet."""
 
 # What slurm/convert.sbatch has too, word for word, under lines that set task.
 BODY = f"""\
 job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
 # Lines are written as they are said; srun --unbuffered would give a terminal, and its codes in the log.
 export PYTHONUNBUFFERED=1
-# srun does not take the cores of a task over from sbatch by itself.
-srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" "${{task[@]}}" && exit 0
+# srun does not take the cores of a task over from sbatch by itself, and takes over --export=NONE.
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --export=ALL "${{task[@]}}" && exit 0
 code=$?
 # It was told to stop: it is preempted, or its time is nearly up. It goes on where it was.
-case $code in {_TOLD_TO_STOP})
-  echo "job $job was told to stop and is queued again"
-  scontrol requeue "$job"
+case $code in {TOLD_TO_STOP})
+  echo "job $job was told to stop and asks to be queued again"
+  scontrol requeue "$job" || echo "SLURM does not do so"
 esac
 exit $code"""
 
@@ -134,6 +131,7 @@ def submit(
     ------
     EnvironmentLacks : no SLURM can be reached.
     UsageError : SLURM refuses the jobs; then none of them is left.
+    KeyboardInterrupt : SLURM may have taken jobs or not; the folder is left to them.
     """
     folder = folder.absolute()
     settings = resources.model_dump()
@@ -162,13 +160,13 @@ def submit(
             array = script.with_more(array=f"1-{len(commands)}").submit(command, settings)
             script = script.with_more(dependency=f"afterany:{array}")
         return Submission(array, script.submit(command, settings), folder)
-    except BaseException:
-        if array is None:
+    except BaseException as problem:
+        if array is not None:
+            subprocess.run(["scancel", array], check=False)
+        elif not isinstance(problem, KeyboardInterrupt):  # else SLURM may have taken jobs that need it
             shutil.rmtree(folder)
             with suppress(OSError):  # other submissions lie there
                 folder.parent.rmdir()
-        else:
-            subprocess.run(["scancel", array], check=False)
         raise
 
 

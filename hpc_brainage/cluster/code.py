@@ -8,6 +8,8 @@ import shlex
 import shutil
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hpc_brainage
@@ -16,6 +18,24 @@ from hpc_brainage.provenance import package_version
 
 _PACKAGE = Path(hpc_brainage.__file__).parent
 _NOT_CODE = "__pycache__"
+
+
+@contextmanager
+def room_for_a_job(folder: Path) -> Iterator[None]:
+    """Say of a folder in which a job's files are kept that it cannot be written, and not of which file.
+
+    Raises
+    ------
+    EnvironmentLacks : the disk is full, or the folder may not be written.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise EnvironmentLacks(
+            f"what a job needs cannot be written ({problem.strerror})",
+            where=folder,
+            hint="look at its permissions and the free space, then type the command again",
+        ) from None
 
 
 def keep_code(folder: Path, package: Path = _PACKAGE) -> Path | None:

@@ -86,7 +86,7 @@ def _check(asked: _Request, cluster: list[Partition]) -> None:
         if unknown := [name for name in names if name not in there]:
             raise UsageError(
                 "this cluster has no such partition",
-                where=f"partition = {unknown[0]!r}",
+                where=f"partition = {unknown[0] or asked.partition!r}",
                 expected=f"partitions of this cluster: {', '.join(map(str, cluster))}",
                 hint="--partition NAME, or a line in the TOML that --cluster names, as in"
                 " configs/cluster/example.toml",
@@ -116,7 +116,7 @@ def _lacks(partition: Partition, asked: _Request) -> UsageError | None:
         count = sum(kind.count for kind in kinds)
         if count < asked.nodes:
             return UsageError(
-                f"partition {partition.name} has {count} nodes{with_that}, and the job asks for"
+                f"partition {partition.name} has {_nodes(count)}{with_that}, and the job asks for"
                 f" {asked.nodes}",
                 where=where,
                 expected=f"{partition.name} has {_described(partition)}",
@@ -125,8 +125,8 @@ def _lacks(partition: Partition, asked: _Request) -> UsageError | None:
     if asked.minutes is not None and partition.minutes is not None and asked.minutes > partition.minutes:
         return UsageError(
             f"partition {partition.name} lets no job run for so long",
-            where=f"time = {asked.minutes} minutes",
-            expected=f"at most {partition.minutes} minutes",
+            where=f"time = {_clock(asked.minutes)}",
+            expected=f"at most {_clock(partition.minutes)}",
             hint="ask for less, by --time or in the TOML: a job that takes longer is queued again and goes"
             " on where it was",
         )
@@ -135,6 +135,16 @@ def _lacks(partition: Partition, asked: _Request) -> UsageError | None:
 
 def _described(partition: Partition) -> str:
     return "; ".join(
-        f"{kind.count} nodes of {kind.cores} cores, {kind.memory_mb / 1024:.0f} GiB and {kind.gpus} GPUs"
+        f"{_nodes(kind.count)} of {kind.cores} cores, {kind.memory_mb / 1024:.0f} GiB and {kind.gpus} GPUs"
         for kind in partition.kinds
     )
+
+
+def _nodes(count: int) -> str:
+    return f"{count or 'no'} node{'s' if count > 1 else ''}"
+
+
+def _clock(minutes: int) -> str:
+    """Minutes as SLURM writes them, "HH:MM:SS" or "D-HH:MM:SS"."""
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{f'{days}-' if days else ''}{rest // 60:02}:{rest % 60:02}:00"

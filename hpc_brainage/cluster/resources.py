@@ -7,8 +7,9 @@ defaults will do. Flags of the command line go above it.
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,14 @@ _NOT_EXTRA = (
     "chdir", "dependency", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
     "output", "parsable", "requeue", "no-requeue", "signal", "wait", "wrap", "gpus-per-node",
 )  # fmt: skip
+EXPORTED = {
+    "partition": "SBATCH_PARTITION",
+    "account": "SBATCH_ACCOUNT",
+    "qos": "SBATCH_QOS",
+    "constraint": "SBATCH_CONSTRAINT",
+    "time": "SBATCH_TIMELIMIT",
+}
+"""Variables of sbatch for what a site's TOML may leave open; sbatch itself would put them above it."""
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
 
@@ -150,6 +159,8 @@ class Flags:
     def over(self, resources: Resources) -> Resources:
         """The resources with what was typed in place of theirs, whatever the job is for.
 
+        What neither says is as sbatch's variables in the environment do.
+
         Raises
         ------
         UsageError : a word is empty, or no time.
@@ -157,8 +168,8 @@ class Flags:
         asked: dict[str, Any] = {}
         for flag, word in self.typed().items():
             name = flag.removeprefix("--")
-            value = int(word) if name == "time" and word.isdecimal() else word
-            asked[name] = getattr(parse(Resources, {name: value}, where=f"{flag} {word}"), name)
+            asked[name] = _value(name, word, f"{flag} {word}")
+        resources = _over_exported(resources, but=asked)
         # Training and scoring have a partition, a qos and a time of their own; one account pays for all.
         of_kinds = {name: value for name, value in asked.items() if name != "account"}
         kinds = {name: getattr(resources, name).model_copy(update=of_kinds) for name in ("train", "score")}
@@ -181,6 +192,26 @@ class Flags:
 
 
 NO_FLAGS = Flags()
+
+
+def _over_exported(resources: Resources, but: Collection[str]) -> Resources:
+    """The resources with what sbatch's variables say of what is left open, but for these names."""
+    train, said = resources.train, {}
+    for name, variable in EXPORTED.items():
+        word = os.environ.get(variable)
+        is_open = name not in resources.model_fields_set or (name == "time" and train.time is None)
+        if word and is_open and name not in but:
+            said[name] = _value(name, word, f"{variable}={word}")
+    if "time" in said and train.time is None:  # the one time is for jobs that train, the other for the rest
+        train = train.model_copy(update={"time": said["time"]})
+    left_open = {name: value for name, value in said.items() if name not in resources.model_fields_set}
+    return resources.model_copy(update=left_open | {"train": train})
+
+
+def _value(name: str, word: str, where: str) -> Any:
+    """What a word says of a setting; `where` is where it stands."""
+    value = int(word) if name == "time" and word.isdecimal() else word
+    return getattr(parse(Resources, {name: value}, where=where), name)
 
 
 def read_resources(where: str, others: Sequence[str] = ()) -> Resources:

@@ -6,7 +6,8 @@ happens then: who starts a job again is settled here, once.
 
 - SLURM does, by itself, when the job is preempted or a node dies (`--requeue`).
 - The job does, when it was told that its time is nearly up (`--signal`), has saved and has ended before;
-  likewise when it has lost a process and no process says that it failed of itself.
+  likewise when it was told so before its processes listened, or when it has lost a process and no process
+  says that it failed of itself.
 - Nobody does when a process has failed of itself, when the job was started several times without coming any
   further (see `starts`), or when somebody cancelled it.
 """
@@ -16,23 +17,29 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from hpc_brainage.cluster.code import keep_code, line_for, require_version
+from hpc_brainage.cluster.code import keep_code, line_for, require_version, room_for_a_job
 from hpc_brainage.cluster.ranks import INTERFACE, SCRATCH, START
-from hpc_brainage.cluster.resources import SLURM, Resources
-from hpc_brainage.cluster.sbatch import Batch
-from hpc_brainage.cluster.starts import LOGS
+from hpc_brainage.cluster.resources import SLURM, Resources, TrainResources
+from hpc_brainage.cluster.sbatch import TOLD_TO_STOP, Batch
+from hpc_brainage.cluster.slurm import cancel
+from hpc_brainage.cluster.starts import LOGS, MOST_STARTS_WITHOUT_PROGRESS, UNRECORDED
 from hpc_brainage.config import Section, parse
-from hpc_brainage.errors import TrainingError
-from hpc_brainage.files import read_json, write_json
+from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, TrainingError
+from hpc_brainage.files import read_json, sha256_of, write_json
 from hpc_brainage.provenance import package_version
 
 RECORD = "job.json"
 CODE = "code"
 WORKER = "hpc_brainage.cli.worker"
+ASKED = "BRAINAGE_ASKED"
+"""Environment variable: the file that says what the job asked for; one of `slurm/train.sbatch` has none."""
+_OF_THE_SUBMISSION = {"id", "host", "ticks", "path", "inode"}
+"""What a job has once it is submitted, and does not ask for."""
 
 # What slurm/train.sbatch has too, word for word, under lines that set run and worker.
 BODY = f"""\
@@ -41,16 +48,25 @@ export {START}=$run/{LOGS}/$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
 mkdir -p "${START}"
 # Lines are written as they are said; srun --unbuffered would give a terminal, and its codes in the log.
 export PYTHONUNBUFFERED=1
-# srun does not take the cores of a task over from sbatch by itself.
-srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --kill-on-bad-exit=1 --open-mode=append \\
+# srun does not take the cores of a task over from sbatch by itself, and takes over --export=NONE.
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" --export=ALL --kill-on-bad-exit=1 --open-mode=append \\
   --output="$run/{LOGS}/rank-%t.log" "${{worker[@]}}" "$run" && exit 0
 code=$?
-# Rank 0 has come, and no process says that it failed of itself: the run was stopped and saved, or has lost
-# a node. It goes on where it was. Rank 0 ends a job that never comes any further.
-if [ -e "${START}/rendezvous.json" ] && ! (cd "${START}" && compgen -G "failed-*.json") > /dev/null; then
-  echo "job $SLURM_JOB_ID ended with exit code $code and is queued again"
-  scontrol requeue "$SLURM_JOB_ID"
+cd "${START}" || exit $code
+# A process says that it failed of itself, by its exit code where there is no room for a file.
+{{ [ $code -eq {UNRECORDED} ] || compgen -G "failed-*.json" > /dev/null; }} && exit $code
+# Rank 0 has not come, and would end a job that never comes any further.
+if [ ! -e rendezvous.json ]; then
+  case $code in {TOLD_TO_STOP}) ;; *) exit $code; esac
+  met=$(compgen -G "../$SLURM_JOB_ID-*/rendezvous.json" | wc -l)
+  if [ $((${{SLURM_RESTART_COUNT:-0}} + 1 - met)) -ge {MOST_STARTS_WITHOUT_PROGRESS} ]; then
+    echo "ended before training began, in {MOST_STARTS_WITHOUT_PROGRESS} starts"
+    exit $code
+  fi
 fi
+# The run was stopped and saved, or has lost a node. It goes on where it was.
+echo "job $SLURM_JOB_ID ended with exit code $code and asks to be queued again"
+scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not do so; brainage resume $run goes on"
 exit $code"""
 
 
@@ -90,8 +106,10 @@ class RunJob(Section):
 
 def plan_job(run: Path, nodes: int, resources: Resources, cluster: Literal["slurm", "local"]) -> RunJob:
     """The job of a prepared run, with the code as it is now kept in the run's folder, and room for logs."""
-    (run / LOGS).mkdir(exist_ok=True)  # SLURM makes no folder for its output, and ends a job without one
-    kept = keep_code(run.absolute() / CODE)
+    with room_for_a_job(run):
+        # SLURM makes no folder for its output, and ends a job without one.
+        (run / LOGS).mkdir(exist_ok=True)
+        kept = keep_code(run.absolute() / CODE)
     return RunJob(
         cluster=cluster,
         nodes=nodes,
@@ -104,11 +122,23 @@ def plan_job(run: Path, nodes: int, resources: Resources, cluster: Literal["slur
 
 
 def job_of(run: Path) -> RunJob | None:
-    """The job that a run was given last, if any; a copy of a run has what was asked for, and no number."""
+    """The job that a run was given last, if any; a copy of a run has what was asked for, and no number.
+
+    Raises
+    ------
+    TrainingError : what is kept of it is damaged.
+    """
     path = run / RECORD
     if not path.is_file():
         return None
-    job, here = parse(RunJob, read_json(path, TrainingError), path), _place(run)
+    try:
+        job, here = parse(RunJob, read_json(path), path), _place(run)
+    except BrainAgeError as problem:
+        raise TrainingError(
+            f"what is kept of the run's job cannot be read: {problem.what}",
+            where=problem.where,
+            hint=f"remove {path}; brainage train with the same words goes on with what is saved",
+        ) from None
     is_its_own = not job.path or job.path == here["path"] or job.inode == here["inode"]
     return job.model_copy(update=here if is_its_own else here | {"id": None})
 
@@ -143,15 +173,48 @@ def keep_job(run: Path, job: RunJob) -> None:
 def keep_this_job(run: Path) -> None:
     """Let what is kept of a run's job speak of the job of SLURM that this process belongs to: it trains.
 
-    Of two jobs that were submitted in the same instant the run's folder keeps the number of the later one,
-    and it may be the other one that comes first and trains.
+    Whoever submitted it may have kept nothing (by hand, or interrupted), or another one: of two jobs that
+    were submitted in the same instant it may be the earlier one that comes first and trains.
     """
-    number, job = os.environ.get("SLURM_JOB_ID"), job_of(run)
-    is_a_job_of_its_own = number is not None and START in os.environ  # and not a command within a job
-    if not is_a_job_of_its_own or job is None or (job.cluster, job.id) == (SLURM, number):
+    number = os.environ.get("SLURM_JOB_ID")
+    if number is None or START not in os.environ:  # or it is a command within a job
         return
+    with suppress(TrainingError):  # what is damaged is written anew
+        kept = job_of(run)
+        if kept is not None and (kept.cluster, kept.id) == (SLURM, number):
+            return
+    job = _asked_for() or _asked_by_hand()
     with suppress(OSError):  # a full disk stops no training
-        keep_job(run, job.model_copy(update={"cluster": SLURM, "id": number, "host": "", "ticks": -1}))
+        keep_job(run, job.model_copy(update=_place(run) | {"id": number}))
+
+
+def _asked_for() -> RunJob | None:
+    """What the job that this process belongs to asked for, as its sbatch file says; None if it does not."""
+    path = os.environ.get(ASKED)
+    with suppress(BrainAgeError):
+        return None if path is None else parse(RunJob, read_json(Path(path)), path)
+    return None
+
+
+def _asked_by_hand() -> RunJob:
+    """What a job of `slurm/train.sbatch` asked for, as far as SLURM tells its processes."""
+    said = os.environ.get
+    nodes = int(said("SLURM_JOB_NUM_NODES", "1"))
+    train = TrainResources(
+        gpus_per_node=int(said("SLURM_GPUS_ON_NODE", "0")),
+        tasks_per_node=max(1, int(said("SLURM_NTASKS", "1")) // nodes),
+        cpus_per_task=int(said("SLURM_CPUS_PER_TASK", "1")),
+        partition=said("SLURM_JOB_PARTITION") or None,
+        qos=said("SLURM_JOB_QOS") or None,
+    )
+    return RunJob(
+        cluster="slurm",
+        nodes=nodes,
+        resources=Resources(account=said("SLURM_JOB_ACCOUNT") or None, train=train),
+        python=sys.executable,
+        code=None,
+        version=package_version(),
+    )
 
 
 def check_version(run: Path) -> None:
@@ -161,7 +224,7 @@ def check_version(run: Path) -> None:
     ------
     EnvironmentLacks : another version was installed meanwhile.
     """
-    job = job_of(run)
+    job = _asked_for() or job_of(run)
     if job is not None:
         hint = "brainage resume submits it with the version that is installed now"
         require_version(job.version, run, hint=hint)
@@ -169,21 +232,53 @@ def check_version(run: Path) -> None:
 
 def batch_file(run: Path, job: RunJob) -> str:
     """The sbatch file of a run, which `sbatch` takes as it is."""
-    return _batch(run, job).text(_command(run, job))
+    with room_for_a_job(run):
+        return _batch(run, job).text(_command(run, job))
 
 
-def submit_run(run: Path, job: RunJob) -> RunJob:
+def submit_run(run: Path, job: RunJob, check: Callable[[str], object] = lambda number: None) -> RunJob:
     """Submit a run's job; returns it with its number, which is kept in the run's folder too.
+
+    Parameters
+    ----------
+    check : called with the number, once there is one. Where that raises, or the number cannot be kept, the
+        job is cancelled: nobody would know of it.
 
     Raises
     ------
-    EnvironmentLacks : no SLURM can be reached.
+    EnvironmentLacks : no SLURM can be reached, or the run's folder cannot be written.
     UsageError : SLURM refuses the job.
     """
-    number = _batch(run, job).submit(_command(run, job), _settings(job))
-    job = job.model_copy(update={"id": number})
-    keep_job(run, job)
+    with room_for_a_job(run):
+        number = _batch(run, job).submit(_command(run, job), _settings(job))
+        job = job.model_copy(update={"id": number})
+        try:
+            check(number)
+            keep_job(run, job)
+        except BaseException as problem:
+            _take_back(number, problem)
+            raise
     return job
+
+
+def _take_back(number: str, why: BaseException) -> None:
+    try:
+        cancel(number)
+    except EnvironmentLacks as problem:
+        raise EnvironmentLacks(
+            f"job {number} was submitted, is not kept, and SLURM does not cancel it ({why})",
+            where=problem.where,
+            hint=f"scancel {number}",
+        ) from None
+
+
+def _keep_asked(run: Path, job: RunJob) -> str:
+    """Keep what a job asks for, for whoever submits it; the file in the run's folder."""
+    content = job.model_dump(mode="json", exclude=_OF_THE_SUBMISSION)
+    name = f"{LOGS}/asked-{sha256_of(content)[:8]}.json"
+    if not (run / name).is_file():
+        write_json(run / name, content)
+    return name
 
 
 def _batch(run: Path, job: RunJob) -> Batch:
@@ -216,7 +311,11 @@ def _settings(job: RunJob) -> dict[str, Any]:
 
 def _command(run: Path, job: RunJob) -> str:
     asked = job.resources.train
-    lines = [f"run={shlex.quote(str(run.absolute()))}", f"worker=({shlex.join(job.worker)})"]
+    lines = [
+        f"run={shlex.quote(str(run.absolute()))}",
+        f"worker=({shlex.join(job.worker)})",
+        f"export {ASKED}=$run/{_keep_asked(run, job)}",
+    ]
     if (code := code_of(run, job)) is not None:
         lines.append(line_for(code))
     for name, value in ((SCRATCH, asked.scratch), (INTERFACE, asked.interface)):

@@ -10,16 +10,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from hpc_brainage.cluster.resources import Flags
+from hpc_brainage.cluster.resources import EXPORTED, Flags
 from hpc_brainage.cluster.slurm import partitions
-from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, UsageError
+from hpc_brainage.errors import BrainAgeError, EnvironmentLacks, ExitCode, UsageError
+
+TOLD_TO_STOP = f"{int(ExitCode.STOPPED)}|{128 + signal.SIGUSR2}|{128 + signal.SIGTERM}"
+"""Exit codes of what was, as bash takes them; the signal kills a process that does not listen yet."""
+
+# sbatch's variables, which it puts above the file: of what every file says, and to wait for the job's end;
+# then of options whose variables are called otherwise, or would ask for the same a second time.
+_OF_EVERY_FILE = {
+    f"SBATCH_{name}"
+    for name in (
+        "ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT",
+    )
+} | set(EXPORTED.values())  # fmt: skip
+_OF_OPTIONS = {
+    "mem": ("MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE"),
+    "gpus-per-node": ("GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK"),
+}
 
 # Words of sbatch's refusals, and the settings that they are about; the first that fits.
 _REFUSALS = (
@@ -83,7 +101,8 @@ class Batch:
         EnvironmentLacks : no SLURM can be reached.
         UsageError : SLURM refuses the job.
         """
-        with refusals(settings), outside_of_any_job():
+        options = re.findall(r"^#SBATCH --([a-z-]+)", self.text(command), re.MULTILINE)
+        with refusals(settings), alone(options):
             return _submitted(command, self.logs, self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
@@ -139,15 +158,20 @@ def of_submitit() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 @contextmanager
-def outside_of_any_job() -> Iterator[None]:
-    """Hide what an interactive job sets: the jobs submitted from there would take it for their own."""
-    inherited = {}
+def alone(options: Iterable[str]) -> Iterator[None]:
+    """Let a job be what its file says: hide from sbatch what the environment has instead.
+
+    That is what an interactive job sets, which the jobs submitted from there would take for their own, and
+    sbatch's own variables for what the file says, with these further `options` in it.
+    """
+    hidden = set(_OF_EVERY_FILE)
+    for option in options:
+        names = _OF_OPTIONS.get(option, (option.replace("-", "_").upper(),))
+        hidden.update(f"SBATCH_{name}" for name in names)
     if "SLURM_JOB_ID" in os.environ:
-        inherited = {
-            key: os.environ.pop(key)
-            for key in list(os.environ)
-            if key.startswith("SLURM_") and key not in ("SLURM_CONF", "SLURM_CLUSTERS")
-        }
+        kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+        hidden.update(key for key in os.environ if key.startswith("SLURM_") and key not in kept)
+    inherited = {key: os.environ.pop(key) for key in hidden if key in os.environ}
     try:
         yield
     finally:
@@ -172,6 +196,12 @@ def _hint(about: tuple[str, ...]) -> str:
     return f"set it {by_flag}in the TOML that --cluster names, as in configs/cluster/example.toml"
 
 
+def _named(about: tuple[str, ...], settings: Mapping[str, object]) -> str | None:
+    """The settings that a refusal is about, as they were asked for; where none was, their names."""
+    asked = [f"{name} = {settings[name]!r}" for name in about if settings.get(name) is not None]
+    return ", ".join(asked or (f"{name} is not set" for name in about)) or None
+
+
 def refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
     """What a message of sbatch means; `settings` are those of the site's TOML, by name."""
     said = "; ".join(
@@ -183,7 +213,7 @@ def refusal(message: str, settings: Mapping[str, object]) -> BrainAgeError:
     there = partitions() if "partition" in about else []
     return UsageError(
         f"SLURM refuses the jobs ({said})",
-        where=", ".join(f"{name} = {settings[name]!r}" for name in about if name in settings) or None,
+        where=_named(about, settings),
         expected=f"partitions of this cluster: {', '.join(there)}" if there else None,
         hint=_hint(about),
     )

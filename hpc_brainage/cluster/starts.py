@@ -24,6 +24,9 @@ from hpc_brainage.files import read_json, sha256_of, write_json
 
 LOGS = "logs"
 MOST_STARTS_WITHOUT_PROGRESS = 4
+UNRECORDED = 200
+"""Exit code of a process that finds no room to write down what it failed of. It is above that of any
+signal, since srun ends with the highest one of all."""
 _MEETING = "rendezvous.json"
 _STARTS = "starts.jsonl"
 _PATIENCE = 600.0  # seconds until rank 0 must have come: nodes of one job may boot one after the other

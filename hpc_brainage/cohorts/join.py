@@ -36,7 +36,7 @@ def join(main: Cohort, side: Cohort) -> Cohort:
     ]
     ours = pd.MultiIndex.from_frame(main.scans[keys])
     theirs = pd.MultiIndex.from_frame(side.scans[keys])
-    _refuse_ambiguous(ours, theirs, side.name, main.name)
+    _refuse_ambiguous(ours, theirs, side, main)
     row_there = _positions(ours, theirs)
     known = row_there >= 0
     if len(main) and len(side) and not known.any():
@@ -102,9 +102,15 @@ def _positions(of: pd.MultiIndex, within: pd.MultiIndex) -> np.ndarray:
     return np.array([row_of.get(key, -1) for key in of.tolist()], dtype=np.int64)
 
 
-def _refuse_ambiguous(ours: pd.MultiIndex, theirs: pd.MultiIndex, side: str, main: str) -> None:
+def _refuse_ambiguous(ours: pd.MultiIndex, theirs: pd.MultiIndex, side: Cohort, main: Cohort) -> None:
     """A key that both have must be one scan on each side."""
-    for here, there, name, other in ((theirs, ours, side, main), (ours, theirs, main, side)):
+    unnamed = [one.name for one in (main, side) if not (one.scans["session_id"] != "").any()]
+    lacking = f" (there is none in {' and '.join(unnamed)})" if unnamed else ""
+    name_them = f"give both the session column that --session names{lacking}"
+    for here, there, name, other in (
+        (theirs, ours, side.name, main.name),
+        (ours, theirs, main.name, side.name),
+    ):
         repeated = here[here.duplicated(keep=False) & here.isin(there)].unique()
         if len(repeated):
             people = listed(["sub-" + "_".join(key) for key in repeated.tolist()], 3)
@@ -112,7 +118,7 @@ def _refuse_ambiguous(ours: pd.MultiIndex, theirs: pd.MultiIndex, side: str, mai
                 f"{people} have several scans here, and {other} does not say which is meant",
                 where=name,
                 expected="one scan per participant, or session names in both sources",
-                hint="name the session column with --session, or keep one scan per participant",
+                hint=f"{name_them}, or keep one scan per participant",
             )
 
 

@@ -365,4 +365,9 @@ def _check_measured(cohort: Cohort, source: Path, features: str | None) -> None:
             hint=f"choose columns with --features 'GLOB'; number columns: {shown}",
         )
     if not any(found.present.any() for found in cohort.sources.values()):
-        raise CohortError("no scan has a measurement", where=source)
+        raise CohortError(
+            "no scan has a measurement",
+            where=f"{source}: {', '.join(cohort.sources)}",
+            expected="a number in some column of measurements, for at least one scan",
+            hint="see whether these columns hold anything but what stands for a missing value",
+        )

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from hpc_brainage import numerals
 from hpc_brainage.config import RunConfig, changed
 from hpc_brainage.errors import BrainAgeError, TrainingError
 from hpc_brainage.evaluation.intervals import (
@@ -330,7 +331,9 @@ def table_of(found: Sequence[Effect], view: str) -> pd.DataFrame:
                 "scans": str(effect.scans),
                 "MAE": f"{effect.mae:.3f}" + (f" ± {effect.sd:.3f}" if effect.sd is not None else ""),
                 "ensemble": f"{effect.ensemble:.3f}",
-                "difference": "" if effect.difference is None else f"{effect.difference:+.3f}",
+                "difference": ""
+                if effect.difference is None
+                else numerals.number(effect.difference, 3, sign=True),
                 "95 % over people": interval_text(effect.interval),
                 "over sites": interval_text(effect.sites),
                 "p": probability_text(effect.p),

@@ -67,12 +67,7 @@ def complete(run: FinishedRun) -> Bundle:
         minus_ridge=minus(by_ridge),
     )
     controls = controls_of(run.data, run.info)
-    lines = fit_bias_lines(
-        age=age[controls],
-        predicted=predicted[controls],
-        available=available[controls],
-        sex=run.data.scans["sex"].to_numpy(dtype=object)[controls],
-    )
+    lines = fit_bias_lines(run.held_out[controls], available[controls])
     info = run.info.model_copy(update={"evidence": evidence, "bias": lines})
     bundle = save_bundle(run.folder.model, *_calibrated(run, info))
     run.folder.finish()

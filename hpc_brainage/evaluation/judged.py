@@ -9,6 +9,7 @@ import pandas as pd
 
 from hpc_brainage.evaluation.scored_coverage import FEWEST
 from hpc_brainage.evaluation.scored_groups import MOST_GROUPS, control_group, group_values
+from hpc_brainage.scoring.table import COLUMNS
 
 EVERYONE = "everyone"
 
@@ -44,6 +45,9 @@ class Judged:
 def judged(table: pd.DataFrame, group: str | None = None) -> Judged:
     """Choose whose predictions are judged in a score table.
 
+    Who has no diagnosis is said by `diagnosis`; where it has no word for them, by the cohort's own column
+    whose groups are compared. Groups of other columns, as sites or sexes, say nothing about it.
+
     Parameters
     ----------
     group : a column of the table whose groups are compared; by default `diagnosis`, where it says anything.
@@ -58,18 +62,21 @@ def judged(table: pd.DataFrame, group: str | None = None) -> Judged:
     labels = pd.Series(dtype=str)
     if column is not None:
         labels = group_values(table, column)[rows].reset_index(drop=True)
-    reference, control = _references(labels)
+    diagnoses = _diagnoses(known)
+    said, control = diagnoses, control_group(list(diagnoses))
+    if control is None and column is not None and column not in COLUMNS:
+        said, control = labels, control_group(list(labels))
     groups = {EVERYONE: known}
-    if control is not None and (labels == control).sum() < len(known):
-        groups[control] = known[(labels == control).to_numpy()]
+    if control is not None and (said == control).sum() < len(known):
+        groups[control] = known[(said == control).to_numpy()]
     who = list(groups)[-1]
     if len(groups[who]) < FEWEST:
         who = EVERYONE
-    only = _one_group(known, labels)
-    if who == EVERYONE and only is not None:
-        who, groups = only, {only: known}
+    if who == EVERYONE and diagnoses.nunique() == 1 and diagnoses[0]:
+        who = str(diagnoses[0])
+        groups = {who: known}
     healthy = who != EVERYONE and control_group([who]) is not None
-    return Judged(known, column, labels, reference, groups, who, healthy)
+    return Judged(known, column, labels, _reference(labels), groups, who, healthy)
 
 
 def known_rows(table: pd.DataFrame) -> np.ndarray:
@@ -79,24 +86,18 @@ def known_rows(table: pd.DataFrame) -> np.ndarray:
 
 
 def _default_group(table: pd.DataFrame) -> str | None:
-    if "diagnosis" not in table:
-        return None
-    said = table["diagnosis"].fillna("").astype(str).str.strip()
+    said = _diagnoses(table)
     return "diagnosis" if 2 <= said[said != ""].nunique() <= MOST_GROUPS else None
 
 
-def _references(own: pd.Series) -> tuple[str | None, str | None]:
-    """Whom the groups are compared with, and the group of people without a diagnosis, if there is one."""
-    sizes = own[own != ""].value_counts()
-    if not len(sizes):
-        return None, None
-    control = control_group(list(sizes.index))
-    return control or str(sizes.index[0]), control
+def _diagnoses(table: pd.DataFrame) -> pd.Series:
+    """The diagnosis of each scan, "" where it is not known."""
+    if "diagnosis" not in table:
+        return pd.Series("", index=table.index)
+    return table["diagnosis"].fillna("").astype(str).str.strip()
 
 
-def _one_group(known: pd.DataFrame, own: pd.Series) -> str | None:
-    """The group, or else the diagnosis, that all of the scans are of, if there is one."""
-    if not len(own) and "diagnosis" in known:
-        own = known["diagnosis"].fillna("").astype(str).str.strip()
-    names = sorted(set(own))
-    return str(names[0]) if len(names) == 1 and names[0] else None
+def _reference(labels: pd.Series) -> str | None:
+    """Whom the groups are compared with: people without a diagnosis, or else the largest group."""
+    sizes = labels[labels != ""].value_counts()
+    return (control_group(list(sizes.index)) or str(sizes.index[0])) if len(sizes) else None

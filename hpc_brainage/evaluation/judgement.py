@@ -8,10 +8,12 @@ handful of splits sees large differences only; so its p stands beside the interv
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hpc_brainage.evaluation.intervals import SIGNIFICANT, Interval
 from hpc_brainage.evaluation.tables import interval_text, probability_text
+from hpc_brainage.numerals import number
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def difference_said(difference: Estimate, p: float | None, splits: int, correcte
     corrected : for what p was corrected, as in "after Holm".
     """
     intervals = [f"{interval_text(i)} over {what}" for what, i in difference.intervals.items()]
-    said = f"difference {difference.value:+.2f} years"
+    value = math.nan if difference.value is None else difference.value
+    said = f"difference {number(value, sign=True)} years"
     said += f", 95 % {', '.join(intervals)}" if intervals else ", too few people for an interval"
     if p is None:
         return said

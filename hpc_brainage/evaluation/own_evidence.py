@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from hpc_brainage.evaluation.scored_coverage import wilson
+from hpc_brainage.model.bundle import BiasLine
 from hpc_brainage.model.evidence import Evidence
 
 _MEASURED = ("mae", "rmse", "r2", "r")
@@ -21,6 +22,14 @@ def evidence_of(about: Mapping[str, Any]) -> Evidence | None:
         return Evidence.model_validate((about.get("model") or {}).get("evidence"))
     except ValidationError:
         return None
+
+
+def bias_lines(lines: Mapping[str, Any] | None) -> dict[str, BiasLine]:
+    """Bias lines as they stand in a sidecar; none where they are not known here."""
+    try:
+        return {name: BiasLine.model_validate(line) for name, line in (lines or {}).items()}
+    except ValidationError:
+        return {}
 
 
 def own_errors(evidence: Evidence | None) -> pd.DataFrame:

@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from hpc_brainage.evaluation.checks import CARE, NO, OPEN, YES, Check
+from hpc_brainage.evaluation.own_evidence import bias_lines
 from hpc_brainage.modality import ROLES
 from hpc_brainage.numerals import many, percent
+from hpc_brainage.scoring.bias import doubtful_lines
 
 MOST_LEFT_OUT = 0.1
 MOST_OUTSIDE = 0.05
@@ -42,6 +44,7 @@ def of_scans(scored: pd.DataFrame, about: Mapping[str, Any]) -> list[Check | Non
         _strange(scored),
         _quality(scored),
         _independent_line(scored),
+        _line_of_enough(scored, about),
     ]
 
 
@@ -49,11 +52,11 @@ def everybody_scored(table: pd.DataFrame, scored: pd.DataFrame) -> Check:
     """How many scans of a table have no score."""
     question, left = "Was everybody scored?", len(table) - len(scored)
     if not len(scored):
-        return question, "nobody was scored", NO
+        return Check(question, "nobody was scored", NO)
     if not left:
-        return question, f"all {many(len(table), 'scan')}", YES
+        return Check(question, f"all {many(len(table), 'scan')}", YES)
     finding = f"{many(left, 'scan')} of {len(table):,} were not ({percent(left / len(table))})"
-    return question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES
+    return Check(question, finding, CARE if left / len(table) > MOST_LEFT_OUT else YES)
 
 
 def _ages(scored: pd.DataFrame) -> Check | None:
@@ -62,11 +65,11 @@ def _ages(scored: pd.DataFrame) -> Check | None:
     known = scored["age_in_training_range"].dropna().astype(bool)
     question = "Are the ages those of the training?"
     if not len(known):
-        return question, "no age is known, so there is no gap", OPEN
+        return Check(question, "no age is known, so there is no gap", OPEN)
     outside = int((~known).sum())
     share = outside / len(known)
     finding = f"{many(outside, 'scan')} of {len(known):,} outside ({percent(share)})"
-    return question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES
+    return Check(question, finding, NO if share > 0.5 else CARE if share > MOST_OUTSIDE else YES)
 
 
 def _sites(scored: pd.DataFrame) -> Check | None:
@@ -79,14 +82,11 @@ def _sites(scored: pd.DataFrame) -> Check | None:
     question = "Did the training know these sites?"
     if not unseen.any():
         named = site[site != ""].nunique()
-        return (
-            question,
-            f"all of them ({named:,})" if named else "not given, but people of the training",
-            YES,
-        )
+        answer = f"all of them ({named:,})" if named else "not given, but people of the training"
+        return Check(question, answer, YES)
     not_given = unseen & (site == "").to_numpy()
     if not_given.all():
-        return question, "their site is not given, so nobody can tell", CARE
+        return Check(question, "their site is not given, so nobody can tell", CARE)
     findings, other = [], unseen & ~not_given
     if other.any():
         sites = many(site[other].nunique(), "site")
@@ -94,8 +94,11 @@ def _sites(scored: pd.DataFrame) -> Check | None:
             f"{int(other.sum()):,} of {many(len(scored), 'scan')} from sites that it did not know ({sites})"
         )
     if not_given.any():
-        findings.append(f"the site of {int(not_given.sum()):,} of {many(len(scored), 'scan')} is not given")
-    return question, "; ".join(findings), CARE
+        without, others = int((site == "").sum()), int(not_given.sum())
+        findings.append(f"the site of {without:,} of {many(len(scored), 'scan')} is not given")
+        if others < without:
+            findings[-1] += f", and {others:,} of them are of other people than the training's"
+    return Check(question, "; ".join(findings), CARE)
 
 
 def _other_people(scored: pd.DataFrame) -> Check | None:
@@ -103,13 +106,13 @@ def _other_people(scored: pd.DataFrame) -> Check | None:
         return None
     question, inside = "Are they other people than the training's?", int(scored["in_training"].sum())
     if not inside:
-        return question, "all of them", YES
-    finding = (
-        f"{many(inside, 'scan')} of {len(scored):,} are of people of the training. Members that never saw"
-        " them scored them, but the bias line was fitted on them: their gaps are centred and have no trend"
-        " by construction"
+        return Check(question, "all of them", YES)
+    explanation = (
+        "members that never saw them scored them, but the bias line was fitted on them: their gaps are"
+        " centred and have no trend by construction"
     )
-    return question, finding, CARE
+    answer = f"{many(inside, 'scan')} of {len(scored):,} are of people of the training"
+    return Check(question, answer, CARE, (explanation,))
 
 
 def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
@@ -135,13 +138,14 @@ def _features(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
             )
     if not findings:
         return None
-    finding = "; ".join(findings)
-    if CARE in judgements:
-        finding += (
-            ". They took the training median and so look typical: the checks of how unlike the training"
-            " these scans are (reconstruction, Mahalanobis, range) come out too well"
-        )
-    return "Did the store have the model's features?", finding, CARE if CARE in judgements else YES
+    question, answer = "Did the store have the model's features?", "; ".join(findings)
+    if CARE not in judgements:
+        return Check(question, answer, YES)
+    explanation = (
+        "they took the training median and so look typical: the checks of how unlike the training these"
+        " scans are (reconstruction, Mahalanobis, range) come out too well"
+    )
+    return Check(question, answer, CARE, (explanation,))
 
 
 def _strange(scored: pd.DataFrame) -> Check | None:
@@ -151,7 +155,8 @@ def _strange(scored: pd.DataFrame) -> Check | None:
         return None
     share = strange / len(scored)
     finding = f"{many(strange, 'scan')} unlike those of the training people ({percent(share)})"
-    return "Are the scans like those of the training?", finding, CARE if share > MOST_STRANGE else YES
+    judgement = CARE if share > MOST_STRANGE else YES
+    return Check("Are the scans like those of the training?", finding, judgement)
 
 
 def _quality(scored: pd.DataFrame) -> Check | None:
@@ -160,11 +165,17 @@ def _quality(scored: pd.DataFrame) -> Check | None:
     counts = scored["qc_status"].value_counts()
     failed, flagged = int(counts.get("fail", 0)), int(counts.get("flag", 0))
     finding = f"{many(failed, 'scan')} failed and {flagged:,} flagged; none was left out for it"
-    return "Is the image quality sufficient?", finding, CARE if failed else YES
+    return Check("Is the image quality sufficient?", finding, CARE if failed else YES)
 
 
 def _independent_line(scored: pd.DataFrame) -> Check | None:
     if "bias_fit" not in scored or not scored["bias_fit"].fillna("").str.startswith("in_cohort").any():
         return None
     finding = "it was fitted on the scans that were scored, and took out part of what differs among them"
-    return "Is the bias line independent of these scans?", finding, CARE
+    return Check("Is the bias line independent of these scans?", finding, CARE)
+
+
+def _line_of_enough(scored: pd.DataFrame, about: Mapping[str, Any]) -> Check | None:
+    lines = bias_lines((about.get("bias") or {}).get("lines"))
+    doubtful = doubtful_lines(scored, lines) if lines else ""
+    return Check("Does the bias line stand on enough people?", doubtful, CARE) if doubtful else None

@@ -24,6 +24,7 @@ from hpc_brainage.evaluation.scored_evenness import as_read, ranked
 from hpc_brainage.evaluation.scored_groups import by_site, compared, described
 from hpc_brainage.evaluation.uncertainty_checks import MOST_SKEWED
 from hpc_brainage.evaluation.usability import usability
+from hpc_brainage.numerals import number
 from hpc_brainage.scans import scan_names
 from hpc_brainage.scoring.flags import FLAGS
 
@@ -146,8 +147,8 @@ def score_findings(table: pd.DataFrame, about: dict[str, Any], group: str | None
         skewed = skewness(placed.scans["z"].to_numpy())
         if skewed is not None and abs(skewed) > MOST_SKEWED:
             notes["centiles"] = (
-                f"z is not normal here (skewness {skewed:+.1f}, {who}): a z of 2 is not a gap that one"
-                " person in forty exceeds. Read the centile or p beside it.",
+                f"z is not normal here (skewness {number(skewed, 1, sign=True)}, {who}): a z of 2 is not a"
+                " gap that one person in forty exceeds. Read the centile or p beside it.",
             )
     drawn = clusters(people)[1] if len(people) >= FEWEST else ""
     return Findings(

@@ -104,27 +104,42 @@ def gap_against_age(scans: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    Columns `column`, `gap` (its name in words), `n`, `mean`, `sd`, `r`, `per_decade`, and `explained`,
-    the share of its variance that age and age squared explain together; `mean`, `r` and `per_decade` with
-    `_low` and `_high`. A row for each of `GAPS` that the table has and that is known for somebody.
+    Columns `column`, `around` ("norms" or "bias line" of a gap calibrated at the site, else ""), `gap` (its
+    name in words), `n`, `mean`, `sd`, `r`, `per_decade`; `mean`, `r` and `per_decade` with `_low` and
+    `_high`, and `p_mean` of the t test that the mean is 0. Of people, each with the mean of their scans:
+    `explained`, the share of the variance that age and age squared explain together, `p` of the F test that
+    they explain nothing, and `p_bend` of the one that age squared adds nothing to age. A row for each of
+    `GAPS` that the table has and that is known for somebody; gaps around the norms and around the bias line
+    do not compare, and have a row each.
     """
     rows = []
-    for column, word in GAPS.items():
-        if column not in scans or not (known := scans[scans[column].notna()]).size:
-            continue
+    kinds = [(column, *kind) for column in GAPS for kind in _by_kind(scans, column)]
+    for column, around, known in kinds:
+        name = f"{GAPS[column]}, around the {around}" if around else GAPS[column]
         x, y = known["age"].to_numpy(dtype=float), known[column].to_numpy(dtype=float)
         found = straight_line(x, y, clusters(known)[0])
         spread = float(y.std(ddof=1)) if len(y) > 1 else np.nan
         slope, limits = found["slope"]
         decade = None if limits is None else Interval(10 * limits.low, 10 * limits.high)
         rows.append(
-            {"column": column, "gap": word, "n": len(y), "sd": spread}
+            {"column": column, "around": around, "gap": name, "n": len(y), "sd": spread,
+             "p_mean": _mean_by_chance(y, clusters(known)[0])}
             | _with_limits("mean", float(y.mean()), _mean_limits(y, clusters(known)[0]))
             | _with_limits("r", *found["r"])
             | _with_limits("per_decade", 10 * slope, decade)
-            | {"explained": _explained(x, y)}
-        )
+            | _explained_by_age(known.groupby("participant_id")[["age", column]].mean())
+        )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _by_kind(scans: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
+    """Those of the scans that have a gap, by what it is around where it is calibrated at the site."""
+    known = scans[scans[column].notna()] if column in scans else scans.head(0)
+    kinds = [("", known)]
+    if column == "bag_site_calibrated":  # around the norms where z is, too
+        has_z = known.reindex(columns=["bag_z_site_calibrated"]).notna().all(axis=1)
+        kinds = [("norms", known[has_z]), ("bias line", known[~has_z])]
+    return [(around, own) for around, own in kinds if len(own)]
 
 
 def beside(scans: pd.DataFrame) -> pd.DataFrame:
@@ -217,14 +232,41 @@ def _mean_limits(y_N: np.ndarray, cluster_N: np.ndarray) -> Interval | None:
     return None if sums is None else percentiles(sums[:, 0] / sums[:, 1])
 
 
-def _explained(x_N: np.ndarray, y_N: np.ndarray) -> float:
-    """The share of the variance of y that x and x squared explain, adjusted for being two; at least 0."""
-    if len(x_N) < 5 or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+def _mean_by_chance(y_N: np.ndarray, cluster_N: np.ndarray) -> float:
+    """p of the t test that the mean is 0, its error by clusters (Liang and Zeger 1986); NaN with few."""
+    from scipy.stats import t as student
+
+    _, index = np.unique(cluster_N, return_inverse=True)
+    away = np.bincount(index, weights=y_N - y_N.mean())
+    if len(away) < FEWEST_CLUSTERS or not away.any():
         return np.nan
-    centred = x_N - x_N.mean()
-    design = np.stack([np.ones_like(centred), centred, centred**2], axis=1)
-    left = y_N - design @ np.linalg.lstsq(design, y_N, rcond=None)[0]
-    return max(0.0, 1 - float(left @ left) / (len(x_N) - 3) / float(y_N.var(ddof=1)))
+    error = np.sqrt(len(away) / (len(away) - 1) * float(away @ away)) / len(y_N)
+    return float(2 * student.sf(abs(y_N.mean()) / error, len(away) - 1))
+
+
+def _explained_by_age(people: pd.DataFrame) -> dict[str, float]:
+    """What age and age squared explain of a gap, one row a person: `explained`, adjusted for their being
+    two and at least 0, and the F tests `p` and `p_bend`."""
+    from scipy.stats import f
+
+    x, y = people.to_numpy(dtype=float).T
+    if len(x) < 5 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return dict.fromkeys(("explained", "p", "p_bend"), np.nan)
+    design = (x - x.mean())[:, None] ** np.arange(3)
+    constant, line, curve = (_left_by(design[:, :columns], y) for columns in (1, 2, 3))
+    freedom = len(x) - 3
+    noise = max(curve / freedom, 1e-300)  # of gaps that lie on the curve
+    return {
+        "explained": max(0.0, 1 - noise / (constant / (len(x) - 1))),
+        "p": float(f.sf((constant - curve) / 2 / noise, 2, freedom)),
+        "p_bend": float(f.sf((line - curve) / noise, 1, freedom)),
+    }
+
+
+def _left_by(design_NK: np.ndarray, y_N: np.ndarray) -> float:
+    """The sum of squares of y that least squares leaves."""
+    left = y_N - design_NK @ np.linalg.lstsq(design_NK, y_N, rcond=None)[0]
+    return float(left @ left)
 
 
 def _errors(predicted: np.ndarray, age: np.ndarray, scans: pd.DataFrame) -> dict[str, object]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.numerals import many
 from hpc_brainage.scoring.uncertainty import LEVEL
 
 NOMINAL = LEVEL
@@ -16,25 +18,28 @@ BINS = 10
 _WITHIN_95 = 1.959963984540054
 """SDs of a normal distribution around its mean that hold 95 % of it."""
 ENDS_FROM = 80
-"""Judged scans from which on the twenty youngest and the twenty oldest are looked at by themselves."""
+"""Judged people from which on the twenty youngest and the twenty oldest are looked at by themselves."""
 
 
 def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
     """Those whose predictions are held against their age: all, by sex, third of age, end of age, and site.
 
-    The ends are single, because the training had the fewest people there, and a third hides them.
+    The ends are single, because the training had the fewest people there, and a third hides them; one scan
+    of each person makes them.
     """
+    people = judged["participant_id"].nunique()
     own = {who: judged}
     for sex in ("F", "M"):
         own[f"{who}: {sex}"] = judged[judged["sex"] == sex]
-    if len(judged) >= 3 * FEWEST:
+    if people >= 3 * FEWEST:
         low, high = np.quantile(judged["age"], [1 / 3, 2 / 3])
         own[f"{who}: below {low:.0f} years"] = judged[judged["age"] < low]
         own[f"{who}: {low:.0f} to {high:.0f} years"] = judged[judged["age"].between(low, high)]
         own[f"{who}: above {high:.0f} years"] = judged[judged["age"] > high]
-    if len(judged) >= ENDS_FROM:
+    if people >= ENDS_FROM:
         by_age = judged.sort_values("age", kind="stable")
-        for end, scans in (("youngest", by_age.head(FEWEST)), ("oldest", by_age.tail(FEWEST))):
+        first, last = (by_age.drop_duplicates("participant_id", keep=end) for end in ("first", "last"))
+        for end, scans in (("youngest", first.head(FEWEST)), ("oldest", last.tail(FEWEST))):
             ages = f"{scans['age'].min():.0f} to {scans['age'].max():.0f} years"
             own[f"{who}: the {FEWEST} {end}, {ages}"] = scans
     sites = sorted(set(judged["site"]))
@@ -46,28 +51,40 @@ def parts(judged: pd.DataFrame, who: str) -> dict[str, pd.DataFrame]:
 def coverage(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How often the 90 % interval holds the true age, for each group of scans.
 
+    A person counts once, with the share of their scans whose interval holds: further scans of somebody say
+    little more of how often intervals hold.
+
     Parameters
     ----------
     groups : by name, scored scans of known age, with `pi90_lo` and `pi90_hi` (years).
 
     Returns
     -------
-    Columns `people`, `n`, `coverage` with `low` and `high` (95 %, Wilson 1927), `median_width` (years).
-    Only scans that have an interval count, and groups with fewer than twenty of them are left out.
+    Columns `people` (the group's name), `n` (its people) and `scans`, `coverage` with `low` and `high`
+    (95 %, Wilson 1927), `p` (`off_by_chance`), `median_width` (years). Only scans that have an interval
+    count, and groups with fewer than twenty people who have one are left out.
     """
     rows = []
     for name, scans in groups.items():
-        known = scans[["age", "pi90_lo", "pi90_hi"]].dropna()
-        if len(known) < FEWEST:
-            continue
+        known = scans[["participant_id", "age", "pi90_lo", "pi90_hi"]].dropna()
         held = (known["age"] >= known["pi90_lo"]) & (known["age"] <= known["pi90_hi"])
-        low, high = wilson(int(held.sum()), len(known))
+        of_person = held.groupby(known["participant_id"]).mean()
+        if len(of_person) < FEWEST:
+            continue
+        low, high = wilson(of_person.sum(), len(of_person))
         width = float((known["pi90_hi"] - known["pi90_lo"]).median())
         rows.append(
-            {"people": name, "n": len(known), "coverage": float(held.mean()), "low": low, "high": high,
+            {"people": name, "n": len(of_person), "scans": len(known), "coverage": of_person.mean(),
+             "low": low, "high": high, "p": off_by_chance(of_person.sum(), len(of_person)),
              "median_width": width}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def of_whom(row: Mapping[Any, Any] | pd.Series) -> str:
+    """The people of a row of `coverage`, "165 people", or "30 people (60 scans)"."""
+    people = many(int(row["n"]), "person", "people")
+    return people + (f" ({many(int(row['scans']), 'scan')})" if row["scans"] != row["n"] else "")
 
 
 def calibrated_coverage(judged: pd.DataFrame, who: str) -> pd.DataFrame:
@@ -88,6 +105,16 @@ def wilson(count: float, of: float) -> tuple[float, float]:
     centre = (share + z2 / (2 * of)) / (1 + z2 / of)
     reach = np.sqrt(z2) / (1 + z2 / of) * np.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
     return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
+
+
+def off_by_chance(count: float, of: int) -> float:
+    """The probability that chance alone takes a count as far off `NOMINAL`: twice the binomial tail, by the
+    incomplete beta function, so that counts need not be whole."""
+    from scipy.special import betainc
+
+    fewer = betainc(of - count, count + 1, 1 - NOMINAL) if count < of else 1.0
+    more = betainc(count, of - count + 1, NOMINAL) if count > 0 else 1.0
+    return float(min(1.0, 2 * min(fewer, more)))
 
 
 def evenness(

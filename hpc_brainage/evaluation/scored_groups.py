@@ -278,15 +278,18 @@ def _cautions(
                 f" ({low:.0f} to {high:.0f} years): the difference rests on extrapolation over age."
             )
     has = available(scans)
+    uneven = []
     for modalities in sorted(set(has)):
         from_these = {name: float((has[group == name] == modalities).mean()) for name in set(group)}
         if max(from_these.values()) - min(from_these.values()) > _OTHER_MODALITIES:
-            notes.append(
-                f"The groups differ in how many were scored from {modalities}{_only(modalities)}"
-                f" ({_by_group(from_these)}). The gap differs between sets of modalities; one offset for"
-                " each set is taken out. Compare people with the same set, too."
-            )
-            break  # of two sets, the other says the same
+            uneven.append(f"from {modalities}{_only(modalities)} ({_by_group(from_these)})")
+    if uneven:
+        if len(set(has)) == 2:
+            del uneven[1:]  # the other says the same
+        notes.append(
+            f"The groups differ in how many were scored {', '.join(uneven)}. The gap differs between sets"
+            " of modalities; one offset for each set is taken out. Compare people with the same set, too."
+        )
     if "in_training" in scans:
         of_training = scans["in_training"].to_numpy()
         trained = {name: float(of_training[group == name].mean()) for name in set(group)}

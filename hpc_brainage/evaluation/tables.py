@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hpc_brainage.evaluation.intervals import Interval
-from hpc_brainage.numerals import probability
+from hpc_brainage.numerals import interval, probability
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def markdown_table(table: pd.DataFrame, decimals: int = 3) -> str:
 
 def interval_text(one: Interval | None) -> str:
     """An interval of a difference, "+0.04 to +0.26"; nothing where there is none."""
-    return "" if one is None else f"{one.low:+.2f} to {one.high:+.2f}"
+    return "" if one is None else interval(one.low, one.high, sign=True)
 
 
 def probability_text(p: float | None) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hpc_brainage.evaluation.checks import CARE, OPEN, YES, Check, sentences
+from hpc_brainage.evaluation.checks import CARE, OPEN, YES, Check
+from hpc_brainage.evaluation.intervals import SIGNIFICANT
 from hpc_brainage.evaluation.judged import EVERYONE
-from hpc_brainage.evaluation.scored_coverage import NOMINAL, from_even, skewness, wilson
+from hpc_brainage.evaluation.scored_coverage import NOMINAL, from_even, of_whom, skewness, wilson
 from hpc_brainage.evaluation.scored_evenness import EARLY, Ranked, against_age, by_modalities, often_early
 from hpc_brainage.numerals import many, number, percent, probability
 from hpc_brainage.scoring.bias import STILL_A_TREND
 
 COVERAGE_OFF = 0.05
-BY_CHANCE = 0.05
-"""Share of groups whose 95 % interval excludes the truth by chance."""
 UNEVEN = 0.01
 """Below this probability z and p are otherwise than by chance."""
 LEAST_DISTANCE = 0.05
@@ -38,25 +37,25 @@ def intervals_hold(held: pd.DataFrame, calibrated: pd.DataFrame, who: str) -> Ch
     """
     if not len(held) or not (held["people"] == who).any():
         return None
+    held = held.assign(matters=(held["coverage"] - NOMINAL).abs().round(6) >= COVERAGE_OFF)
     row = held[held["people"] == who].iloc[0]
     groups = held[~held["people"].isin((who, EVERYONE))]
-    rarely = groups[(groups["high"] < NOMINAL) & (groups["coverage"] <= NOMINAL - COVERAGE_OFF)]
-    often = groups[(groups["low"] > NOMINAL) & (groups["coverage"] >= NOMINAL + COVERAGE_OFF)]
-    off = pd.concat([rarely, often])
+    # Of many groups one is off by chance alone, so each is asked for more (Bonferroni).
+    off = groups[groups["matters"] & (groups["p"] < SIGNIFICANT / max(1, len(groups)))]
+    rarely, often = off[off["coverage"] < NOMINAL], off[off["coverage"] > NOMINAL]
     finding = f"of {who} the 90 % interval holds the true age in {_share(row)}"
     if len(off):
         finding += f"; farthest off, {_named(off, 1)}"
     if len(calibrated):
         after, before = (_share(row) for _, row in calibrated.iterrows())
         finding += f"; calibrated at their sites, in {after}, and these before that in {before}"
-    findings = [finding]
+    groups_off = []
     for word, some in (("rarely", rarely), ("often", often)):
         if len(some):
             of_groups = f"{len(some):,} of {many(len(groups), 'group')} shown"
-            findings.append(f"too {word} in {of_groups}: {_named(some, _MOST_NAMED)}")
-    close = row["low"] <= NOMINAL <= row["high"] or abs(row["coverage"] - NOMINAL) < COVERAGE_OFF
-    holds = close and len(off) <= BY_CHANCE * len(groups)
-    return "Do the intervals hold?", sentences(findings), YES if holds else CARE
+            groups_off.append(f"too {word} in {of_groups}: {_named(some, _MOST_NAMED)}")
+    holds = not len(off) and not (row["matters"] and row["p"] < SIGNIFICANT)
+    return Check("Do the intervals hold?", finding, YES if holds else CARE, tuple(groups_off))
 
 
 def _named(groups: pd.DataFrame, most: int) -> str:
@@ -66,17 +65,18 @@ def _named(groups: pd.DataFrame, most: int) -> str:
 
 
 def _share(row: pd.Series) -> str:
-    """How often intervals hold, "81 % (74 % to 86 %) of 165 scans"."""
+    """How often intervals hold, "81 % (74 % to 86 %) of 165 people"."""
     between = f"{percent(row['low'])} to {percent(row['high'])}"
-    return f"{percent(row['coverage'])} ({between}) of {many(int(row['n']), 'scan')}"
+    return f"{percent(row['coverage'])} ({between}) of {of_whom(row)}"
 
 
 def evenly_spread(people: Ranked, who: str, healthy: bool) -> Check:
     """Whether z and p mean here what they meant among the training controls."""
     found = [_spread(people, who, healthy), *_spread_of_sets(people), *_normal(people)]
     found.sort(key=lambda one: not one[0])  # what asks for care comes first
+    answer, *explanation = (words for _, words in found)
     judgement = CARE if any(off for off, _ in found) else YES
-    return "Are p and z even among these people?", sentences([words for _, words in found]), judgement
+    return Check("Are p and z even among these people?", answer, judgement, tuple(explanation))
 
 
 def _spread(people: Ranked, who: str, healthy: bool) -> Finding:
@@ -123,12 +123,10 @@ def free_of_age(people: Ranked, who: str) -> Check:
     question = "Is age out of z and p?"
     r, p = against_age(people)
     if r != r:
-        return question, "their ages, or their z, do not differ", OPEN
-    finding = (
-        f"Spearman's r = {number(r)} between z and age, p {probability(p)}, of {_named_people(people, who)}"
-    )
+        return Check(question, "their ages, or their z, do not differ", OPEN)
+    finding = f"Spearman's r = {number(r)}, p {probability(p)}, of {_named_people(people, who)}"
     if not (p < UNEVEN and abs(r) >= STILL_A_TREND):
-        return question, finding, YES
+        return Check(question, f"between z and age {finding}", YES)
     by_age = people.scans.sort_values("age", kind="stable")
     third = len(by_age) // 3
     ends = [
@@ -136,12 +134,13 @@ def free_of_age(people: Ranked, who: str) -> Check:
         f" at {end['age'].min():.0f} to {end['age'].max():.0f} years"
         for end in (by_age.head(third), by_age.tail(third))
     ]
-    finding += (
-        f". Mean z {ends[0]}, {ends[1]}. Here z, centile and p partly say how old somebody is: they are not"
-        " how rare a gap is at the person's age. Compare people of the same ages, or groups with age and"
-        " age² as covariates"
+    explanation = (
+        f"mean z {ends[0]}, {ends[1]}",
+        "here z, centile and p partly say how old somebody is: they are not how rare a gap is at the"
+        " person's age",
+        "compare people of the same ages, or groups with age and age² as covariates",
     )
-    return question, finding, CARE
+    return Check(question, f"z {'rises' if r > 0 else 'falls'} with age, {finding}", CARE, explanation)
 
 
 def _named_people(people: Ranked, who: str) -> str:

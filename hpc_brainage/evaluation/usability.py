@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.evaluation import scan_checks
-from hpc_brainage.evaluation.checks import CARE, NO, OPEN, YES, Check, sentences
+from hpc_brainage.evaluation.checks import CARE, NO, OPEN, YES, Check, as_table
+from hpc_brainage.evaluation.intervals import SIGNIFICANT
 from hpc_brainage.evaluation.judged import EVERYONE, Judged
-from hpc_brainage.evaluation.own_evidence import evidence_of
+from hpc_brainage.evaluation.own_evidence import bias_lines, evidence_of
 from hpc_brainage.evaluation.scored_accuracy import (
     advantage,
     age_line,
@@ -28,15 +29,25 @@ from hpc_brainage.evaluation.scored_coverage import FEWEST
 from hpc_brainage.evaluation.scored_evenness import Ranked, as_read
 from hpc_brainage.evaluation.uncertainty_checks import evenly_spread, free_of_age, intervals_hold
 from hpc_brainage.model.evidence import Evidence
-from hpc_brainage.numerals import interval, many, number, percent
-from hpc_brainage.scoring.bias import STILL_A_TREND, WEAK_SLOPE
+from hpc_brainage.numerals import interval, many, number, percent, probability
+from hpc_brainage.scoring.bias import STILL_A_TREND, WEAK_SLOPE, expected_ages
 from hpc_brainage.scoring.flags import FLAGS
 
 SLOPE_OFF = 0.1
 MOST_EXPLAINED = 0.05
+BENT = 0.01
+"""Below this probability age and age² explain what is left, and age² adds to age."""
 SHIFT, LARGEST_SHIFT = 0.2, 0.5
-"""SDs by which a mean gap is off 0: by as much as groups differ by, and beyond chance; or by more, which no
+"""SDs by which a mean gap is off 0: by as much as groups differ by, if beyond chance; or by more, which no
 sample excuses."""
+_CENTRED = {
+    "bag_corrected": "corrected gap",
+    "bag_site_calibrated": "gap calibrated at the site",
+    "bag_z": "z",
+    "bag_z_site_calibrated": "z calibrated at the site",
+}
+"""The columns whose means should be 0, and what they are called."""
+_OF_Z = ("bag_z", "bag_z_site_calibrated")
 NARROW_AGES = 5.0
 FORBIDDING = ("model_no_better_than_mean", "model_barely_follows_age", "predictions_nearly_constant")
 """Flags that take the meaning from a whole table; the scoring run raises them."""
@@ -65,7 +76,7 @@ def usability(
 
     Returns
     -------
-    Columns `check`, `finding`, `judgement`, in the order in which one would ask.
+    `checks.as_table`, in the order in which one would ask.
     """
     scored = table[(table["status"] == "scored").to_numpy()]
     evidence = evidence_of(about)
@@ -73,8 +84,7 @@ def usability(
     if len(scored):
         checks += [_forbidden(scored, evidence), _as_good_as_a_ridge(evidence)]
         checks += [*_of_errors(of, about, held, calibrated, placed), *scan_checks.of_scans(scored, about)]
-    rows = [check for check in checks if check is not None]
-    return pd.DataFrame(rows, columns=["check", "finding", "judgement"])
+    return as_table(check for check in checks if check is not None)
 
 
 def _of_errors(
@@ -90,7 +100,7 @@ def _of_errors(
             f"{many(len(people), 'scored scan')} of known age ({who}); with fewer than {FEWEST}"
             " nothing can be said about errors"
         )
-        return [("Do the predictions follow age here?", finding, OPEN)]
+        return [Check("Do the predictions follow age here?", finding, OPEN)]
     against = {str(row["column"]): row for row in gap_against_age(people).to_dict("records")}
     corrected = against.get("bag_corrected")
     return [
@@ -116,7 +126,7 @@ def _forbidden(scored: pd.DataFrame, evidence: Evidence | None) -> Check | None:
     findings = [f"{meaning[flag]}: {many(scans, 'scan')}" for flag, scans in raised.items() if scans]
     if not findings:
         return None
-    return "Did scoring let the predictions stand?", "; ".join(findings), NO
+    return Check("Did scoring let the predictions stand?", "; ".join(findings), NO)
 
 
 def _as_good_as_a_ridge(evidence: Evidence | None) -> Check | None:
@@ -125,7 +135,7 @@ def _as_good_as_a_ridge(evidence: Evidence | None) -> Check | None:
         return None
     finding = f"on held-out people of its training {evidence.beside_ridge}"
     question = "Does the model do as well as a ridge regression?"
-    return question, finding, CARE if evidence.is_behind_ridge else YES
+    return Check(question, finding, CARE if evidence.is_behind_ridge else YES)
 
 
 def _follows(people: pd.DataFrame, who: str) -> Check:
@@ -153,14 +163,14 @@ def _follows(people: pd.DataFrame, who: str) -> Check:
         judgement = CARE
     else:
         judgement = YES
-    return "Do the predictions follow age here?", sentences(findings), judgement
+    return Check("Do the predictions follow age here?", findings[0], judgement, tuple(findings[1:]))
 
 
 def better_than_the_mean(people: pd.DataFrame, who: str) -> Check:
     """Whether the model errs less than saying the mean age of the people that it is judged on.
 
-    A tie is no plain no where the model errs less, or would but for a mean gap beyond chance: a shift of
-    all of them leaves comparisons within the cohort.
+    A tie is no plain no where the model errs less, or where it is kept from being better by a mean gap: a
+    shift of all of them leaves comparisons within the cohort.
 
     Parameters
     ----------
@@ -175,116 +185,146 @@ def better_than_the_mean(people: pd.DataFrame, who: str) -> Check:
     )
     apart = advantage(people)
     if apart is None:
-        return question, finding, OPEN
+        return Check(question, finding, OPEN)
     finding += f" (difference {interval(apart.low, apart.high, sign=True)})"
     if apart.high < 0:
-        return question, finding, YES
+        return Check(question, finding, YES)
     tie = apart.low <= 0
     finding += ": a tie" if tie else ": worse"
-    shift, without = age_line({who: people}).iloc[0], float((gap - gap.mean()).abs().mean())
-    shifted = not shift["mean_gap_low"] <= 0 <= shift["mean_gap_high"] and without < mean
-    if shifted:
-        finding += (
-            f"; all of them are shifted, by {number(gap.mean(), sign=True)} years on average, and without"
-            f" that the model errs by {without:.2f}"
-        )
-    return question, finding, CARE if tie and (shifted or model <= mean) else NO
+    shift = _but_for_a_shift(people)
+    return Check(question, finding, CARE if tie and (shift or model <= mean) else NO, shift)
+
+
+def _but_for_a_shift(people: pd.DataFrame) -> tuple[str, ...]:
+    """Says by how much all of them are shifted, if that is beyond chance and without it the model is better
+    than the mean beyond chance; else nothing."""
+    line = age_line({"": people}).iloc[0]
+    moved = people.assign(brain_age=people["brain_age"] - line["mean_gap"])
+    apart = advantage(moved)
+    if apart is None or line["mean_gap_low"] <= 0 <= line["mean_gap_high"]:
+        return ()
+    if round(apart.high, 2) >= 0:  # a constant would be better by 1e-15
+        return ()
+    error = float((moved["brain_age"] - moved["age"]).abs().mean())
+    return (
+        f"all of them are shifted, by {number(line['mean_gap'], sign=True)} years on average, and without"
+        f" that the model errs by {error:.2f} (difference {interval(apart.low, apart.high, sign=True)})",
+    )
 
 
 def _slope(people: pd.DataFrame, who: str, about: Mapping[str, Any]) -> Check:
-    """Whether predictions spread over age as they did for the training people."""
+    """Whether predictions spread over age as those of training people with the same modalities."""
     question = "Do they spread over age as in the training?"
     line = age_line({"": people}).iloc[0]
     slope, low, high = (float(line[name]) for name in ("slope", "slope_low", "slope_high"))
-    bias = (about.get("model") or {}).get("bias") or {}
-    expected = (bias.get("everyone") or {}).get("slope")
+    expected = None
+    if lines := bias_lines((about.get("model") or {}).get("bias")):
+        training = people.assign(brain_age=expected_ages(people, lines))
+        expected = float(age_line({"": training}).iloc[0]["slope"])
     finding = f"slope of predicted on true age {_defined(slope)}"
     if between := interval(low, high):
         finding += f" ({between})"
     finding += f", {who}"
     if expected is not None:
-        finding += f"; {_defined(expected)} among the training people, held out"
+        finding += f"; {_defined(expected)} among held-out training people with the same modalities"
     if not np.isfinite(slope):
-        return question, finding, OPEN
+        return Check(question, finding, OPEN)
     if slope < WEAK_SLOPE:
-        return question, f"{finding}; below {WEAK_SLOPE} the predictions barely follow age", NO
+        return Check(question, f"{finding}; below {WEAK_SLOPE} the predictions barely follow age", NO)
     if expected is None or abs(slope - expected) <= SLOPE_OFF:
-        return question, finding, YES
+        return Check(question, finding, YES)
     if not np.isfinite(low) or low <= expected <= high:
         finding += "; the difference may be chance"
-    return question, finding, CARE
+    return Check(question, finding, CARE)
 
 
 def _trend_is_out(corrected: Mapping[Any, Any], r_before: float, who: str) -> Check:
     question, r, explained = "Is age out of the corrected gap?", corrected["r"], corrected["explained"]
+    p, p_bend = corrected["p"], corrected["p_bend"]
     finding = f"between corrected gap and age ({who}) r = {_defined(r)}, {_defined(r_before)} before"
     if not np.isfinite(r):
-        return question, finding, OPEN
-    by_chance = np.isfinite(corrected["r_low"]) and corrected["r_low"] <= 0 <= corrected["r_high"]
+        return Check(question, finding, OPEN)
+    by_chance = p >= SIGNIFICANT or corrected["r_low"] <= 0 <= corrected["r_high"]
     if abs(r) >= STILL_A_TREND and not by_chance:
-        return question, f"{finding}; the model's line does not fit this cohort's trend", CARE
-    if np.isfinite(explained) and explained > MOST_EXPLAINED:
+        return Check(question, f"{finding}; the model's line does not fit this cohort's trend", CARE)
+    if explained > MOST_EXPLAINED and max(p, p_bend) < BENT:
         finding += (
-            f"; but age and age² together explain {percent(explained)} of it: the trend is bent, and"
-            " a line leaves the bend"
+            f"; but age and age² together explain {percent(explained)} of it (p {probability(p)}): the"
+            " trend is bent, and a line leaves the bend"
         )
-        return question, finding, CARE
-    return question, finding, YES
+        return Check(question, finding, CARE)
+    return Check(question, finding, YES)
 
 
 def _centred(people: pd.DataFrame, who: str, healthy: bool) -> Check | None:
-    """Whether the mean of the gap, and of z, is 0: not beyond what chance and a small effect allow."""
-    read = as_read(people)
-    found = gap_against_age(people.assign(bag_z=read["z"])).set_index("column")
-    of_z = "z (of some calibrated at their sites)" if read["calibrated"].any() else "z"
-    words = {
-        "bag_corrected": ("corrected gap", " years"),
-        "bag_site_calibrated": ("gap calibrated at the site", " years"),
-        "bag_z": (of_z, ""),
-    }
-    means = [row for name, row in found.iterrows() if name in words and row["sd"] > 0]
-    if not means:
+    """Whether the mean of the gap, and of z, is 0: not beyond what chance and a small effect allow.
+
+    Gaps around the norms and around the bias line do not compare, nor do z that were calibrated at their
+    sites and others: each kind is judged by itself, if twenty scans have it.
+    """
+    question, read = "Are the gaps centred?", as_read(people)
+    found = gap_against_age(people.assign(bag_z=read["z"].mask(read["calibrated"])))
+    words = _CENTRED | ({"bag_z": "z of those not calibrated"} if read["calibrated"].any() else {})
+    judged = found[found["column"].isin(words) & (found["n"] >= FEWEST) & (found["sd"] > 0)]
+    if not len(judged):
         return None
-    means.sort(key=lambda row: not _off(row))  # what asks for care comes first
-    said = "; ".join(_mean(row, *words[str(row.name)]) for row in means)
-    question, finding = "Are the gaps centred?", f"of {who}, {said}"
-    shifted = {row.name for row in means if _off(row)}
-    if not shifted:
-        return question, finding, YES
-    finding += (
-        ". Their z are off on average, though the gap is not, as by a trend with age or another mix of"
-        " modalities"
-        if shifted == {"bag_z"}
-        else ". All of them are shifted, as by a scanner or other processing"
-    )
-    if not healthy:
-        finding += ", or by a condition of theirs, for no controls stand apart"
-    return question, f"{finding}: compare within the cohort only", CARE
+    around = ("around the " + judged["around"]).where(judged["around"] != "", "")
+    judged = judged.assign(gap=(judged["column"].map(words) + " " + around).str.strip())
+    judged["shift"] = judged["mean"] / judged["sd"]
+    # Of several means one is off by chance alone, so each is asked for more (Bonferroni).
+    surely = (judged["shift"].abs() >= SHIFT) & (judged["p_mean"] < SIGNIFICANT / len(judged))
+    is_off = surely | (judged["shift"].abs() >= LARGEST_SHIFT)
+    if not is_off.any():
+        return Check(question, f"of {who}, {_means(judged)}", YES)
+    others = () if is_off.all() else (f"the others: {_means(judged[~is_off])}",)
+    explanation = (*_why_off(judged, healthy), *others)
+    return Check(question, f"of {who}, {_means(judged[is_off])}", CARE, explanation)
 
 
-def _off(row: pd.Series) -> bool:
-    shift = abs(row["mean"] / row["sd"])
-    by_chance = not np.isfinite(row["mean_low"]) or row["mean_low"] <= 0 <= row["mean_high"]
-    return bool(shift >= LARGEST_SHIFT or (shift >= SHIFT and not by_chance))
+def _why_off(judged: pd.DataFrame, healthy: bool) -> tuple[str, ...]:
+    """What means that are off come of, by the sides to which all are off, and what to compare then."""
+    of_z = judged["column"].isin(_OF_Z)
+    sides = np.sign(judged["shift"]).where(judged["shift"].abs() >= SHIFT, 0)
+    condition = "" if healthy else ", or by a condition of theirs, for no controls stand apart"
+    within = f"{condition}: compare within the cohort only"
+    misfit = "the bias line does not fit these people, as by a trend with age or another mix of modalities"
+    if not of_z.all() and not sides[~of_z].any():
+        return (
+            "their z are off on average, though the gap is not, as by a trend with age or another mix of"
+            f" modalities{within}",
+        )
+    if of_z.any() and not sides[of_z].any():
+        return f"the gap is off on average, though z is not: {misfit}", "compare z rather than the gap"
+    if sides.min() < 0 < sides.max():
+        compare = "compare only people who were calibrated alike"
+        return f"their means are off to different sides: {misfit}", compare
+    whom = "all" if sides.all() else "some"
+    return (f"{whom} of them are shifted, as by a scanner or other processing{within}",)
 
 
-def _mean(row: pd.Series, word: str, unit: str) -> str:
+def _means(judged: pd.DataFrame) -> str:
+    return "; ".join(_mean(row) for _, row in judged.iterrows())
+
+
+def _mean(row: pd.Series) -> str:
     limits = interval(row["mean_low"], row["mean_high"], sign=True)
     between = f" ({limits})" if limits else ""
-    shift = f"{abs(row['mean'] / row['sd']):.2f} of its SD, {many(int(row['n']), 'scan')}"
-    return f"mean {word} {number(row['mean'], sign=True)}{unit}{between}, {shift}"
+    shift = f"{abs(row['shift']):.2f} of its SD, {many(int(row['n']), 'scan')}"
+    unit = "" if row["column"] in _OF_Z else " years"
+    return f"mean {row['gap']} {number(row['mean'], sign=True)}{unit}{between}, {shift}"
 
 
 def _healthy_too(who: str, healthy: bool) -> Check | None:
     """A table of one diagnosis says nothing of healthy people."""
     if healthy or who == EVERYONE:
         return None
-    finding = (
-        f"all of them are of the group {who}. What is said here of errors, intervals, z and p is of"
-        " these people: no accuracy, and no coverage, of healthy people. Score controls of the same sites"
-        " for that"
+    explanation = (
+        "what is said here of errors, intervals, z and p is of these people: no accuracy, and no coverage,"
+        " of healthy people",
+        "score controls of the same sites for that",
     )
-    return "Are there people without a diagnosis?", finding, CARE
+    answer = f"all of them are of the group {who}"
+    return Check("Are there people without a diagnosis?", answer, CARE, explanation)
 
 
 def _defined(value: float) -> str:

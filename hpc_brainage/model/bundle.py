@@ -104,7 +104,7 @@ class ModelInfo(_Record):
     software: dict[str, str]
     evidence: Evidence | None = None
     bias: dict[str, BiasLine] = Field(default_factory=dict)
-    """By which modalities a person has ("smri+fmri", "smri", ...), and for "everyone"."""
+    """By what the ages were predicted from ("smri+fmri", "smri", ...), and for "everyone"."""
     calibration: Calibration | None = None
     """None in bundles of format 1, and where there were too few controls."""
     weights_sha256: str = ""
@@ -295,6 +295,7 @@ def load_bundle(folder: Path, device: str | torch.device = "cpu") -> Bundle:
         raise ModelError(
             "the weights are not those that the description speaks of",
             where=weights,
+            expected=f"a file with the SHA-256 {info.weights_sha256}",
             hint="copy the bundle again, both files together",
         )
     try:

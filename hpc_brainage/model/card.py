@@ -61,7 +61,7 @@ def model_card(info: ModelInfo) -> str:
         ]
         lines += [
             "",
-            "`bag_corrected` takes this trend out of the gap, by the line of what a person has."
+            "`bag_corrected` takes this trend out of the gap, by the line of what a scan is predicted from."
             " Corrected ages use the chronological age and must never be reported as accuracy.",
         ]
     lines += ["", "## Calibration", "", *_calibration(info)]

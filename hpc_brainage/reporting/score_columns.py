@@ -58,6 +58,7 @@ GAP_AGE = (
     _measure("r", "r with age", sign=True),
     _measure("per_decade", "Change per decade", sign=True),
     Column("explained", "Explained by age and age²", decimals=0, percent=True),
+    Column("p", "p"),
 )
 DIFFERENCES = (
     Column("outcome", "Outcome"),
@@ -70,9 +71,12 @@ DIFFERENCES = (
     Column("g", "Hedges' g", sign=True, limits=("g_low", "g_high")),
     Column("adjusted_for", "Adjusted for"),
 )
+_HOLD = Column("coverage", "Hold the true age (95 %)", decimals=0, percent=True, limits=LIMITS)
 COVERAGE = (
-    Column("people", "People"),
-    Column("n", "Scans"),
-    Column("coverage", "Hold the true age (95 %)", decimals=0, percent=True, limits=LIMITS),
+    Column("people", "Group"),
+    Column("n", "People"),
+    Column("scans", "Scans"),
+    _HOLD,
     Column("median_width", "Median width, years", decimals=1),
 )
+TRAINING_COVERAGE = (Column("people", "People"), Column("n", "Scans"), _HOLD)

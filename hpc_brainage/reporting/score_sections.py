@@ -28,6 +28,7 @@ from hpc_brainage.reporting.score_columns import (
     GAP_AGE,
     LIMITS,
     PROSE,
+    TRAINING_COVERAGE,
 )
 from hpc_brainage.reporting.told import Told
 
@@ -236,14 +237,13 @@ def uncertainty(told: Told) -> Blocks:
             title = "Intervals calibrated at their sites, and those of the same people before"
             blocks.append(DataTable(title, told["calibrated_coverage"], COVERAGE, "calibrated-coverage"))
     else:
-        blocks.append(
-            _absent("The table has no intervals (pi90_lo, pi90_hi), so their coverage cannot be told.")
-        )
+        absent = "The table has no intervals (pi90_lo, pi90_hi) of twenty people"
+        blocks.append(_absent(f"{absent}, so how often they hold cannot be told."))
     calibration = (told.about.get("model") or {}).get("calibration") or {}
     if len(told["own_coverage"]):
         controls = calibration.get("controls", "everyone")
         title = f"In training, held out ({controls}): how often the 90 % interval held the true age"
-        blocks.append(DataTable(title, told["own_coverage"], COVERAGE[:3], "training-coverage"))
+        blocks.append(DataTable(title, told["own_coverage"], TRAINING_COVERAGE, "training-coverage"))
     if len(told["own_uniformity"]):
         measures = (Column("people", "People"), Column("n", "Scans"), Column("ks", "Distance from even"),
                     Column("p", "p"), Column("skew", "Skewness of z", sign=True))  # fmt: skip

@@ -16,6 +16,7 @@ numbers are marked (`AgeUsing`), and nothing that measures accuracy takes them (
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -23,7 +24,9 @@ import numpy as np
 import pandas as pd
 
 from hpc_brainage.errors import ScoringError
-from hpc_brainage.model.bundle import BiasLine, ModelInfo
+from hpc_brainage.modality import ROLES
+from hpc_brainage.model.bundle import BiasLine
+from hpc_brainage.numerals import many
 from hpc_brainage.scoring.interpretation import available
 
 Method = Literal["beheshti", "cole", "none"]
@@ -31,7 +34,8 @@ METHOD: Method = "beheshti"
 EVERYONE = "everyone"
 IN_COHORT = "in_cohort"
 FEWEST_PEOPLE = 20
-FEWEST_OF_A_SEX = 50
+FEW_PEOPLE = FEWEST_OF_A_SEX = 50
+"""Of fewer, a line may be years off towards the ends of their ages, and a sex has none of its own."""
 WEAK_SLOPE = 0.3
 """Below this slope the predictions hardly follow age, and no correction makes them a brain age."""
 STILL_A_TREND = 0.1
@@ -73,24 +77,33 @@ def fit_bias_line(*, age: np.ndarray, predicted: np.ndarray) -> BiasLine | None:
     return BiasLine(intercept=float(intercept), slope=float(slope), n=len(y), r=r, residual_sd=around)
 
 
-def fit_bias_lines(
-    *, age: np.ndarray, predicted: np.ndarray, available: np.ndarray, sex: np.ndarray
-) -> dict[str, BiasLine]:
-    """A line for everyone, and one for each group of people who have the same modalities.
+def fit_bias_lines(people: pd.DataFrame, modalities: np.ndarray) -> dict[str, BiasLine]:
+    """A line for each set of modalities, of all predictions that were made from it, and one for everyone.
 
-    Predictions from one modality regress to the mean more than those from two. Groups of fewer than 20
-    people have no line of their own. Where a group has at least 50 women and 50 men, each sex has its own
-    line beside the common one, as "smri+fmri, F".
+    Predictions from one modality regress to the mean more than those from two. Whoever has two has
+    predictions from each alone as well, and is in all three lines, as in the norms and the intervals. There
+    is no line of fewer than 20 people. Where at least 50 women and 50 men have a prediction, each sex has
+    its own line beside the common one, as "smri+fmri, F".
+
+    Parameters
+    ----------
+    people : columns `age`, `sex`, `brain_age` and, from one modality, `brain_age_<role>_only`; years.
+    modalities : what each `brain_age` was predicted from, as "smri+fmri".
     """
-    known = np.isfinite(age) & np.isfinite(predicted)
+    age, sex = people["age"].to_numpy(dtype=float), people["sex"].to_numpy(dtype=object)
+    predictions = {EVERYONE: people["brain_age"]}
+    for group in sorted({*modalities, *ROLES}):
+        alone = people.get(f"brain_age_{group}_only")
+        predictions[group] = people["brain_age"].where(modalities == group) if alone is None else alone
     lines: dict[str, BiasLine | None] = {}
-    for group in (EVERYONE, *sorted(set(available))):
-        rows = known if group == EVERYONE else known & (available == group)
-        lines[str(group)] = fit_bias_line(age=age[rows], predicted=predicted[rows])
-        of_sex = {one: rows & (sex == one) for one in ("F", "M")}
+    for group, brain_age in predictions.items():
+        predicted = brain_age.to_numpy(dtype=float, na_value=np.nan)
+        known = np.isfinite(age) & np.isfinite(predicted)
+        lines[group] = fit_bias_line(age=age, predicted=predicted)
+        of_sex = {one: known & (sex == one) for one in ("F", "M")}
         if min(own.sum() for own in of_sex.values()) >= FEWEST_OF_A_SEX:
             lines |= {
-                _of_sex(str(group), one): fit_bias_line(age=age[own], predicted=predicted[own])
+                _of_sex(group, one): fit_bias_line(age=age[own], predicted=predicted[own])
                 for one, own in of_sex.items()
             }
     return {group: line for group, line in lines.items() if line is not None}
@@ -142,7 +155,7 @@ def correct_table(
     for name in used:
         rows = (names == name).to_numpy()
         corrected[rows] = correct_gap(gap[rows], age[rows], lines[name], method)
-    fit = [f"held-out training people ({name})" if name else "" for name in names]
+    fit = [f"{lines[name].n:,} held-out training scans ({name})" if name else "" for name in names]
     return table.assign(
         bag_corrected=corrected,
         bias_method=np.where(names != "", method, "none").astype(object),
@@ -156,13 +169,41 @@ def correct_gap(gap: np.ndarray, age: np.ndarray, line: BiasLine, method: Method
     return np.asarray(without / line.slope if method == "cole" else without).view(AgeUsing)
 
 
-def mean_held_out_gap(info: ModelInfo) -> float | None:
-    """The mean raw gap of the training people, each held out, years: what a cohort's is compared with.
+def expected_ages(table: pd.DataFrame, lines: Mapping[str, BiasLine]) -> np.ndarray:
+    """What held-out training people of each row's age are predicted to be, by the row's line, years."""
+    expected, age = np.full(len(table), np.nan), table["age"].to_numpy(dtype=float, na_value=np.nan)
+    names = line_names(table, lines).to_numpy()
+    for name in set(names) - {""}:
+        rows = names == name
+        expected[rows] = lines[name].intercept + lines[name].slope * age[rows]
+    return expected
 
-    A least-squares line passes through the means of what it was fitted on. None where there is no line.
+
+def expected_mean_gap(table: pd.DataFrame, lines: Mapping[str, BiasLine]) -> float | None:
+    """The mean raw gap of held-out training people of these rows' ages and modalities, years.
+
+    None where there is no line, or no age.
     """
-    line = info.bias.get(EVERYONE)
-    return None if line is None else line.intercept + (line.slope - 1.0) * info.training.age_mean
+    gap = expected_ages(table, lines) - table["age"].to_numpy(dtype=float, na_value=np.nan)
+    known = gap[np.isfinite(gap)]
+    return float(known.mean()) if len(known) else None
+
+
+def doubtful_lines(table: pd.DataFrame, lines: Mapping[str, BiasLine]) -> str:
+    """Which rows have a line of few people, or one of other modalities than theirs; "" for none."""
+    mixed = {EVERYONE, *(_of_sex(EVERYONE, sex) for sex in ("F", "M"))}
+    doubts = {
+        name: "is of predictions from whatever each person had"
+        if name in mixed
+        else f"stands on {line.n} scans"
+        for name, line in lines.items()
+        if name in mixed or line.n < FEW_PEOPLE
+    }
+    rows = zip(available(table), line_names(table, lines), strict=True)
+    scans = Counter((own, doubts[name]) for own, name in rows if name in doubts)
+    return "; ".join(
+        f"of {many(n, 'scan')} from {own} the line {doubt}" for (own, doubt), n in sorted(scans.items())
+    )
 
 
 def _of_sex(group: str, sex: str) -> str:

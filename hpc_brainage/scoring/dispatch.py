@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hpc_brainage.errors import ScoringError
+from hpc_brainage.errors import BrainAgeError, ScoringError
 from hpc_brainage.scoring.crew import MOST_DEATHS, Crew
 from hpc_brainage.scoring.part_work import PartWork
 from hpc_brainage.scoring.parts import PartRecord
@@ -54,6 +54,7 @@ def carry_out(crew: Crew, work: PartWork, parts: Sequence[range], tell: Tell) ->
     ------
     ScoringError : parts failed, or ended their workers, again and again; all others are done by then,
         unless nearly everything fails. Or the scheduler is gone, or all workers of this machine.
+    StoreError, ModelError : a worker cannot use the store or the model.
     """
     ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
     under_way: dict[Future, Task] = {}
@@ -153,9 +154,13 @@ def _lost() -> ScoringError:
     )
 
 
-def _failure(failed: dict[range, BaseException], parts: int) -> ScoringError:
+def _failure(failed: dict[range, BaseException], parts: int) -> BrainAgeError:
+    """What a worker says of model, store or run, as it says it; else which part failed, and how."""
     from distributed.scheduler import KilledWorker
 
+    for problem in failed.values():
+        if isinstance(problem, BrainAgeError):
+            return problem
     rows, problem = next(iter(failed.items()))
     if isinstance(problem, KilledWorker):
         said = f"{MOST_DEATHS} workers ended while they scored it"

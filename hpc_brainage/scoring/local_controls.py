@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError, UsageError
 from hpc_brainage.scans import scan_names
-from hpc_brainage.scoring.same_scans import SURE, Pairs, same_scans
+from hpc_brainage.scoring.same_scans import Pairs, same_scans
 from hpc_brainage.scoring.saved import SavedScores
 
 _SHOWN = 3
@@ -74,7 +74,12 @@ def usable_controls(local: SavedScores, table: pd.DataFrame) -> tuple[pd.DataFra
         )
     controls = controls[~again].reset_index(drop=True)
     if controls.empty:
-        raise ScoringError("none of the local controls can be used", where=local.name, hint=notes[0])
+        raise ScoringError(
+            "none of the local controls can be used",
+            where=f"{local.name}: {notes[0]}",
+            expected="scored people of known age who are not in the model's training",
+            hint="score controls of the same sites whose ages the store knows",
+        )
     notes += _others_than(table[table["status"] == "scored"], controls, local.name)
     if (kinds := sorted(set(controls["diagnosis"]) - {""})) and len(kinds) > 1:
         notes.append(f"the local controls have several diagnoses: {', '.join(kinds)}")
@@ -84,7 +89,7 @@ def usable_controls(local: SavedScores, table: pd.DataFrame) -> tuple[pd.DataFra
 def _others_than(scored: pd.DataFrame, controls: pd.DataFrame, name: str) -> list[str]:
     """Refuse controls whose scan is among the scored under another name; say where it may be chance."""
     pairs = same_scans(controls, scored)
-    sure = pairs.by_chance < SURE
+    sure = pairs.sure
 
     def said(chosen: Pairs) -> tuple[int, str]:
         who, whose = (
@@ -100,7 +105,7 @@ def _others_than(scored: pd.DataFrame, controls: pd.DataFrame, name: str) -> lis
         raise UsageError(
             f"{count} of the local controls are also scored, under another name",
             where=f"{name}: {shown}",
-            expected="other people: the model says the same of these scans, to the fourth digit"
+            expected="other people: more that the model says of these scans is the same than by chance"
             + (f"; the ages or sexes of {others} differ, so one table has them wrong" if others else ""),
             hint=_HINT,
         )

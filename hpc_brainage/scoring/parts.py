@@ -98,6 +98,11 @@ class PartFolder:
     def logs(self) -> Path:
         return self.folder / LOGS
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has begun here that is not finished."""
+        return (self.folder / _RUN).is_file()
+
     @contextmanager
     def held(self, *, resume: bool = True) -> Iterator[None]:
         """The folder for this process alone, with the parts that an interrupted run of the same kind left.
@@ -140,7 +145,8 @@ class PartFolder:
             f"an unfinished run with another {' and '.join(other) or 'setting'} left its parts here",
             where=self.folder,
             expected="; ".join(
-                f"{name} {self._belongs_to[name]!r}, not {known.get(name)!r}" for name in other
+                f"{name} {_said(self._belongs_to[name])}, and the parts are of {_said(known.get(name))}"
+                for name in other
             ),
             hint="--no-resume throws them away and begins anew; or give this run another --out",
         )
@@ -177,6 +183,10 @@ class PartFolder:
 
     def remove(self) -> None:
         remove_tree(self.folder)
+
+
+def _said(value: Any) -> str:
+    return "everything" if value is None else repr(value)
 
 
 def _path(folder: Path, first: int, stop: int, suffix: str) -> Path:

@@ -23,10 +23,11 @@ from hpc_brainage.provenance import software
 from hpc_brainage.scans import IDENTITY, scan_names, select_scans
 from hpc_brainage.scoring.about import about_model, calibration_notes, describe_folder
 from hpc_brainage.scoring.alignment import RoleMatch, match_roles
-from hpc_brainage.scoring.bias import mean_held_out_gap
+from hpc_brainage.scoring.bias import expected_mean_gap
 from hpc_brainage.scoring.crew import Crew, hired
 from hpc_brainage.scoring.depth import judge_table
 from hpc_brainage.scoring.dispatch import carry_out
+from hpc_brainage.scoring.earlier_table import check_place
 from hpc_brainage.scoring.fleet import Fleet
 from hpc_brainage.scoring.further import Further
 from hpc_brainage.scoring.part_work import PartWork, belonging
@@ -82,7 +83,8 @@ def score_store(
     whole : how gaps are corrected and sites calibrated, once all scans are scored.
     further : what else is written.
     fleet : who does the work; by default processes of this machine.
-    resume : whether parts that an interrupted run of the same kind left are kept.
+    resume : whether parts that an interrupted run of the same kind left are kept; otherwise a finished
+        table of another model, store or selection is replaced, too.
     accept_implausible : write a table that makes no sense as a whole, too.
     progress : told how many scans of how many are done, and what there is to remark.
     watched_at : told the link of Dask's dashboard, if there is one.
@@ -90,7 +92,8 @@ def score_store(
     Raises
     ------
     StoreError, ModelError : the store or the bundle cannot be used, or they do not fit each other.
-    ScoringError : parts failed even when they were tried again; or those of another run are in the way.
+    ScoringError : parts failed even when they were tried again; or parts, or the table, of another run are
+        in the way.
     UsageError, EnvironmentLacks : there are no such workers.
     """
     store, info = Store.open(store_path), read_info(model_path)
@@ -106,6 +109,13 @@ def score_store(
         store.place.absolute(), str(model_path.absolute()), str(folder.folder.absolute()),
         tuple(belongs_to.items()), where,
     )  # fmt: skip
+    source = {
+        "model": about_model(info, belongs_to["model"]),
+        "store": {"name": store.name, "sha256": store.content_sha256},
+        "where": where,
+    }
+    if not (resume and folder.begun):  # who goes on was asked at the beginning
+        check_place(out, source, replace=not resume)
     with folder.held(resume=resume):
         parts = _parts(store, matches)
         kept = folder.done(parts)
@@ -132,12 +142,10 @@ def score_store(
         scored = np.flatnonzero(chosen)[(table["status"] == "scored").to_numpy()]
         files = further.write(store, model_path, scored, out)
         about = {
-            "model": about_model(info, belongs_to["model"]),
-            "store": {"name": store.name, "sha256": store.content_sha256},
-            "where": where,
+            **source,
             "notes": list(notes),
             "software": software("torch", "dask", "zarr"),
-            "summary": summary(table) | {"training_mean_gap": mean_held_out_gap(info)},
+            "summary": summary(table) | {"training_mean_gap": expected_mean_gap(table, info.bias)},
             "files": {kind: path.name for kind, path in files.items()},
             **finished.about,
         }

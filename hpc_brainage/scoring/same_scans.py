@@ -7,18 +7,22 @@ each modality is rebuilt from it. (`brain_age` of both modalities together is le
 much the same codes.)
 
 How many pairs agree by chance is counted, too. Two people of one table agree in a number with the chance
-p; over all numbers that a pair agrees in, the chances are multiplied, and times the pairs that there are,
-this is how many such pairs are to be expected. Ages may be shifted and sexes coded the other way round, so
-all pairs count at first; where that leaves a doubt, those of one sex and about the same age, which are
-fewer. On ABIDE I and AOMIC PIOP2 p is 2 to 5 in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction
-and 5 to 8 in 10,000 of `mahalanobis`, and one pair in seven to one in three is of about the same age. So of
-50,000 scans and 1,000 controls 0.00002 to 0.0002 pairs agree by chance in all three numbers of a scan with
-one modality; and of those of about the same age 0.007 to 0.07 in an age and a reconstruction alone.
+p; over all numbers that a pair agrees in, the chances are multiplied. Others that are compared might have
+agreed instead, so the chances of all sets of them that are no likelier are added up; times the pairs that
+there are, this is how many such pairs are to be expected. Ages may be shifted and sexes coded the other way
+round, so all pairs count at first; where that leaves a doubt, those of one sex and about the same age,
+which are fewer. One number that agrees while another differs is never enough.
+
+On ABIDE I and AOMIC PIOP2 p is 2 to 5 in 100,000 of an age, 4 to 9 in 100,000 of a reconstruction and 5 to
+8 in 10,000 of `mahalanobis`, and one pair in seven to one in three is of about the same age. So of 50,000
+scans and 1,000 controls 0.00002 to 0.0002 pairs agree by chance in all three numbers of a scan with one
+modality; and of those of about the same age 0.007 to 0.07 in an age and a reconstruction alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -49,6 +53,7 @@ class Pairs:
     near : whether they are of one sex and at most a year apart in age, or it is not known.
     by_chance : how many pairs that agree in as much, and are as near, are to be expected by chance, in all
         of the two tables.
+    agreeing : in how many numbers they agree.
     contradicted : whether another number differs that should agree, too.
     told_by : the numbers that were looked at; none where people share each of them, as of rounded ones.
     """
@@ -57,8 +62,14 @@ class Pairs:
     second: np.ndarray
     near: np.ndarray
     by_chance: np.ndarray
+    agreeing: np.ndarray
     contradicted: np.ndarray
     told_by: tuple[str, ...]
+
+    @property
+    def sure(self) -> np.ndarray:
+        """Which are the same scan: more agrees than by chance, and two numbers or more if others differ."""
+        return (self.by_chance < SURE) & (~self.contradicted | (self.agreeing > 1))
 
     def take(self, chosen: np.ndarray) -> Pairs:
         return Pairs(
@@ -66,6 +77,7 @@ class Pairs:
             self.second[chosen],
             self.near[chosen],
             self.by_chance[chosen],
+            self.agreeing[chosen],
             self.contradicted[chosen],
             self.told_by,
         )
@@ -98,17 +110,18 @@ def same_scans(one: pd.DataFrame, other: pd.DataFrame) -> Pairs:
     near = ~(apart > WITHIN_YEARS) & ((sex == sex_too) | ~known)
     same_modalities = available(one)[first] == available(other)[second]
 
-    of_a_pair = np.ones(len(first))
+    off_by = {n: np.abs(numbers(one, n)[first] - numbers(other, n)[second]) for n in chance}
     contradicted = np.zeros(len(first), dtype=bool)
-    for name, p in chance.items():
-        off = np.abs(numbers(one, name)[first] - numbers(other, name)[second])
-        of_a_pair[off <= SAME] *= p
+    for name, off in off_by.items():
         # An age is by the sex, too, and the distance is over the modalities that there are.
         should = same_modalities if name == _OF_ALL else (sex == sex_too) | (name not in _AGES)
         contradicted |= should & (off > SAME)
+    off_NP = np.array([*off_by.values()]).reshape(len(chance), len(first))
+    of_a_pair = _no_likelier(np.array([*chance.values()]), off_NP <= SAME, np.isfinite(off_NP))
     among_all = of_a_pair * len(one) * len(other)
     by_chance = np.where(near, of_a_pair * _pairs_near(one, other), among_all)
-    found = Pairs(first, second, near, by_chance, contradicted, tuple(chance))
+    agreeing = (off_NP <= SAME).sum(axis=0)
+    found = Pairs(first, second, near, by_chance, agreeing, contradicted, tuple(chance))
     return found.take(near | (among_all < SURE))
 
 
@@ -137,6 +150,18 @@ def _chance(a: np.ndarray, b: np.ndarray) -> float:
         agree += int((high - low - 1).sum()) // 2
         pairs += len(own) * (len(own) - 1) // 2
     return agree / max(pairs, 1)
+
+
+def _no_likelier(chance_N: np.ndarray, agree_NP: np.ndarray, compared_NP: np.ndarray) -> np.ndarray:
+    """The chance that two people agree in the numbers that a pair agrees in, or in others of those compared
+    that are no likelier to; (P,)."""
+    own = np.where(agree_NP.T, chance_N, 1.0).prod(axis=1) * (1 + 1e-9)
+    total = np.zeros(len(own))
+    for size in range(1, len(chance_N) + 1):
+        for chosen in map(list, combinations(range(len(chance_N)), size)):
+            p = chance_N[chosen].prod()
+            total += np.where((p <= own) & compared_NP[chosen].all(axis=0), p, 0.0)
+    return total
 
 
 def _pairs_near(one: pd.DataFrame, other: pd.DataFrame) -> int:

@@ -93,7 +93,7 @@ def read_scores(path: Path) -> SavedScores:
     try:
         table = pd.read_parquet(file) if file.suffix == ".parquet" else _read_tsv(file, kinds_of)
     except (OSError, ValueError) as problem:
-        raise ScoringError(f"the score table cannot be read ({problem})", where=file) from None
+        raise _damaged(f"the score table cannot be read ({problem})", file) from None
     if lacking := [name for name in _NEEDED if name not in table]:
         if (version := _content(sidecar).get("schema_version")) in _EARLIER:
             raise ScoringError(
@@ -136,9 +136,9 @@ def read_contributions(out: Path) -> pd.DataFrame | None:
     try:
         table = _read_tsv(path, _KINDS_OF_CONTRIBUTIONS)
     except ValueError as problem:
-        raise ScoringError(f"the contributions cannot be read ({problem})", where=path) from None
+        raise _damaged(f"the contributions cannot be read ({problem})", path) from None
     if missing := [name for name in _OF_CONTRIBUTIONS if name not in table]:
-        raise ScoringError(f"the contributions lack the columns {', '.join(missing)}", where=path)
+        raise _damaged(f"the contributions lack the columns {', '.join(missing)}", path)
     return table
 
 
@@ -170,8 +170,20 @@ def _sidecar(path: Path, scans: int) -> dict[str, Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     """What a sidecar says; nothing where there is none."""
-    found = read_json(path, ScoringError) if path.is_file() else {}
+    try:
+        found = read_json(path, ScoringError) if path.is_file() else {}
+    except ScoringError as problem:
+        raise _damaged(problem.what, path) from None
     return found if isinstance(found, dict) else {}
+
+
+def _damaged(what: str, file: Path) -> ScoringError:
+    return ScoringError(
+        what,
+        where=file,
+        expected="the whole file, as `brainage score` wrote it",
+        hint="copy the table again, all of its files together; or score the store again",
+    )
 
 
 def _kinds(sidecar: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hpc_brainage.numerals import many, number
 from hpc_brainage.scoring.interpretation import available
 from hpc_brainage.scoring.site_calibration import Calibrated
 from hpc_brainage.scoring.site_uncertainty import COLUMNS
@@ -54,12 +55,13 @@ def _taken_out(site: str, rows: pd.DataFrame, found: Calibrated) -> str:
         if Z in own and own[Z].notna().any():
             norms = found.norms[site][modalities]
             shift = norms.shift
-            wider = f", intervals × {norms.widening:.2f}" if np.isfinite(norms.widening) else ""
+            wider = f", intervals × {number(norms.widening)}" if np.isfinite(norms.widening) else ""
         else:
             shift = found.shifts[site][modalities]
+        offset, raw = (number(years, sign=True) for years in (shift.offset, shift.raw_offset))
         said.append(
-            f"{shift.offset:+.2f} y taken out of {_scans(len(own))} ({shift.raw_offset:+.2f} y before"
-            f" shrinking; spread × {shift.scale:.2f}{wider}), from {from_whom}"
+            f"{offset} y taken out of {many(len(own), 'scan')} ({raw} y before shrinking; spread ×"
+            f" {number(shift.scale)}{wider}), from {from_whom}"
         )
     return f"site {site}: {'; '.join(said)}"
 
@@ -73,8 +75,4 @@ def _not_calibrated(left: pd.DataFrame, of_all: int) -> list[str]:
         sites = sorted(set(left["site"][left["site_calibration"] == reason]) - {""})
         where = ", ".join(sites) if len(sites) <= _NAMED else f"{len(sites)} sites"
         said.append(f"{count}{' at ' if where else ''}{where} ({str(reason).removeprefix('none: ')})")
-    return [f"{len(left)} of {_scans(of_all)} are not calibrated: {', '.join(said)}"]
-
-
-def _scans(count: int) -> str:
-    return f"{count} {'scan' if count == 1 else 'scans'}"
+    return [f"{len(left):,} of {many(of_all, 'scan')} are not calibrated: {', '.join(said)}"]

@@ -24,7 +24,7 @@ from hpc_brainage.cluster.code import keep_code
 from hpc_brainage.cluster.fits import check_fits
 from hpc_brainage.cluster.rendezvous import address_towards, own_address
 from hpc_brainage.cluster.resources import Resources, TrainResources
-from hpc_brainage.cluster.sbatch import outside_of_any_job, refusal
+from hpc_brainage.cluster.sbatch import alone, refusal
 from hpc_brainage.cluster.slurm import job_states, node_addresses, read_partitions, require_slurm
 from hpc_brainage.errors import EnvironmentLacks, UsageError
 from hpc_brainage.scoring.crew import ALLOCATOR, Crew, threads_of
@@ -62,7 +62,8 @@ def slurm_crew(fleet: Fleet, resources: Resources, tasks: int, logs: Path) -> It
     from distributed import Client
     from distributed.security import Security
 
-    with outside_of_any_job(), ExitStack() as held:
+    options = ["mem", *(["gpus-per-node"] if gpus else []), *resources.extra]
+    with alone(options), ExitStack() as held:
         refused: list[str] = []
         cluster = held.enter_context(
             _cluster_kind(refused)(

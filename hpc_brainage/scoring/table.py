@@ -62,7 +62,7 @@ SCHEMA: dict[str, Column] = {
     "bias_method": Column("text", "how the trend was taken out"),
     "bias_fit": Column(
         "text",
-        "whose predictions the trend was fitted on; in_cohort: those of this very table",
+        "which predictions the trend was fitted on, and how many; in_cohort: those of this very table",
     ),
     "bag_z": Column("number", "z of the raw gap among held-out controls of the same age and sex"),
     "bag_centile": Column("number", "centile of bag_z if z is normal, 0 to 100"),
@@ -146,7 +146,7 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
 
     A TSV does not tell the text 007 from the number 7, so the sidecar says what each column holds.
     """
-    paths = {kind: out.with_name(f"{out.name}.{kind}") for kind in ("tsv", "parquet", "json")}
+    paths = table_paths(out)
     shown = table.copy()
     for column in shown.columns:
         if not pd.api.types.is_numeric_dtype(shown[column]) and shown[column].dtype != bool:
@@ -165,6 +165,11 @@ def write_table(table: pd.DataFrame, out: Path, about: dict[str, Any]) -> dict[s
     }
     write_json(paths["json"], said)
     return paths
+
+
+def table_paths(out: Path) -> dict[str, Path]:
+    """Where a score table and its sidecar are, by the files' kinds."""
+    return {kind: out.with_name(f"{out.name}.{kind}") for kind in ("tsv", "parquet", "json")}
 
 
 def cohort_names(columns: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hpc_brainage.errors import ScoringError, UsageError
 from hpc_brainage.model.bundle import BiasLine, ModelInfo
+from hpc_brainage.numerals import number
 from hpc_brainage.scans import select_scans
 from hpc_brainage.scoring.bias import (
     FEWEST_PEOPLE,
@@ -19,6 +20,7 @@ from hpc_brainage.scoring.bias import (
     STILL_A_TREND,
     Method,
     correct_table,
+    doubtful_lines,
     fit_bias_lines,
     line_names,
 )
@@ -120,12 +122,7 @@ class WholeTable:
     def _fitted(self, table: pd.DataFrame, scans: pd.DataFrame) -> dict[str, BiasLine]:
         chosen = select_scans(scans, self.controls, said="--controls")
         own = table[chosen & (table["status"] == "scored").to_numpy()]
-        lines = fit_bias_lines(
-            age=own["age"].to_numpy(dtype=float),
-            predicted=own["brain_age"].to_numpy(dtype=float),
-            available=available(own),
-            sex=own["sex"].to_numpy(dtype=object),
-        )
+        lines = fit_bias_lines(own, available(own))
         self._enough(len(own) if lines else 0, "scored scans")
         return lines
 
@@ -151,13 +148,18 @@ class WholeTable:
             "lines": {name: lines[name].model_dump() for name in lines if name in names},
             "r_with_age": r,
         }
-        after = r["bag_corrected"]
-        if after is None or abs(after) < STILL_A_TREND or self.bias == "none":
+        if self.bias == "none":
             return about, []
-        return about, [
-            f"bag_corrected still correlates with age in these scans (r = {after:+.2f}; bag:"
-            f" {r['bag']:+.2f}): keep age as a covariate"
-        ]
+        notes = []
+        if doubtful := doubtful_lines(table, lines):
+            notes.append(f"bag_corrected may be years off: {doubtful}")
+        after, before = r["bag_corrected"], np.nan if r["bag"] is None else r["bag"]
+        if after is not None and abs(after) >= STILL_A_TREND:
+            notes.append(
+                "bag_corrected still correlates with age in these scans"
+                f" (r = {number(after)}; bag: {number(before)}): keep age as a covariate"
+            )
+        return about, notes
 
 
 def _correlation(gap: pd.Series, age: pd.Series) -> float | None:

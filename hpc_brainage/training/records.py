@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from hpc_brainage.config import RunConfig, parse_config, read_toml, to_toml
-from hpc_brainage.errors import TrainingError
+from hpc_brainage.errors import BrainAgeError, TrainingError
 from hpc_brainage.files import read_json, remove_tree, write_json, write_text
 from hpc_brainage.store.reader import Store
 from hpc_brainage.training.chosen import choose_scans
@@ -33,6 +33,7 @@ from hpc_brainage.training.lease import Lease, TakenOver
 
 LATEST = "latest"
 LEASE = "lease.json"
+PASSED_OVER = "what was saved by other settings or other software is passed over, and trained anew"
 _PREPARED = "prepared"
 _LEFT = re.compile(r"\.\.?(lease|config|status|request|checkpoints)\..+")
 """Names under which a preparation writes and removes, and which a kill leaves."""
@@ -172,18 +173,21 @@ class RunFolder:
             os.replace(fresh, link)
 
     @contextmanager
-    def under_way(self, processes: int) -> Iterator[None]:
-        """Note in status.json that the run is trained, and how that ended.
+    def under_way(self, processes: int, key: str) -> Iterator[None]:
+        """Note in status.json that the run is trained, by what `key` stands for, and how that ended.
 
         `state` is "running" meanwhile and afterwards, until the model is written, unless training was
         told to stop ("stopped") or failed ("failed", with the reason under `error`). `restarts` counts
-        how often it went on.
+        how often it went on, and `passed_over` whether not all that was saved is gone on with.
         """
         from hpc_brainage.training.stop import Stopped  # with torch, which preparing a run does not need
 
         before = self.status()
         restarts = before["restarts"] + 1 if "restarts" in before else 0
-        self.update(state="running", processes=processes, restarts=restarts, error=None)
+        passed_over = PASSED_OVER if self._holds_others(key) else None
+        self.update(
+            state="running", processes=processes, restarts=restarts, error=None, passed_over=passed_over
+        )
         try:
             yield
         except (Stopped, KeyboardInterrupt):
@@ -195,6 +199,14 @@ class RunFolder:
             self.note(state="failed", error=str(problem))
             raise
         self.note()
+
+    def _holds_others(self, key: str) -> bool:
+        """Whether some of what is saved was trained by something else than `key` stands for."""
+        for path in self.checkpoints.rglob("*.json"):
+            with suppress(BrainAgeError, KeyError, TypeError):  # damaged: that is said where it is read
+                if read_json(path)["key"] != key:
+                    return True
+        return False
 
     def keep_metrics(self, members: Collection[int], epoch: int) -> None:
         """Drop what was logged of members from an epoch on, since that will be trained anew; and a last

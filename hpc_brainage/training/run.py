@@ -117,7 +117,7 @@ def run_training(
             )
             held.enter_context(keeper)
             if processes.is_first:
-                held.enter_context(run.under_way(processes.world_size))
+                held.enter_context(run.under_way(processes.world_size, key))
                 if on_start:
                     on_start(data)
             held.enter_context(others_may_be_lost(processes))  # so that the run's status says it, too

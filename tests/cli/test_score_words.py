@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scored_tables import score_table, sidecar, with_uncertainty
 
-from hpc_brainage.cli.score import _show_accuracy
+from hpc_brainage.cli.score import _show, _show_accuracy
 from hpc_brainage.evaluation.score_findings import score_findings
+from hpc_brainage.scoring.runner import ScoringReport
+from hpc_brainage.scoring.table import summary
 
 
 def table(age: np.ndarray, brain_age: np.ndarray) -> pd.DataFrame:
@@ -31,7 +33,7 @@ def test_errors_worse_than_the_cohort_s_mean_age_are_warned_of(
         "WARNING: mean absolute error 3.10 years (everyone, 30 scans); saying their mean age, 1.55" in found
     )
     assert "): worse" in found
-    assert "90 % intervals hold the age of 100.0% of 30 scans (everyone)" in found
+    assert "90 % intervals hold the age of 100.0% of 30 people, everyone" in found
 
 
 def test_errors_below_those_of_the_mean_age_are_said_without_a_warning(
@@ -58,3 +60,32 @@ def test_of_fewer_than_twenty_scans_with_ages_nothing_is_told(capsys: pytest.Cap
     age = np.concatenate([np.linspace(20, 26, 19), np.full(5, np.nan)])
     _show_accuracy(table(age, np.full(24, 50.0)))
     assert said(capsys) == ""
+
+
+def test_one_scan_is_said_as_one_and_its_minus_is_none_of_a_hyphen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gap = {"bag": -1.5, "bag_corrected": -0.001}
+    scan = with_uncertainty(score_table(30)).head(1).assign(**gap, in_training=True, reason="", flags="a;b")
+    _show(ScoringReport({}, scan, {"summary": summary(scan) | {"training_mean_gap": None}}, ()), "a.zarr")
+    found = said(capsys)
+    assert "first 1 of 1 row " in found
+    assert "1 scan: 1 scored" in found
+    assert "1 scan is of somebody in the model's training" in found
+    assert "1 scan flagged a" in found
+    assert "raw gap: mean −1.50 y, mean absolute 1.50 y" in found
+    assert "corrected gap: mean 0.00 y (without" in found
+    assert " −1.50 " in found
+    assert "-1.50" not in found
+    assert "-0.00" not in found
+
+
+def test_who_has_scans_that_failed_is_told_how_to_look_for_damage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scans = with_uncertainty(score_table(30)).assign(in_training=False, reason="")
+    for status, told in (("scored", False), ("failed", True)):
+        scans.loc[0, "status"] = status
+        about = {"summary": summary(scans) | {"training_mean_gap": None}}
+        _show(ScoringReport({}, scans, about, ()), "a.zarr")
+        assert ("`brainage verify a.zarr` says whether the store is damaged" in said(capsys)) == told

@@ -125,10 +125,10 @@ def test_bad_input_is_said_here_and_nothing_is_submitted(
 @pytest.mark.parametrize(
     ("settings", "messages"),
     [
-        ('time = "9-00:00:00"', ("partition main lets no job run for so long", "at most 1440 minutes")),
+        ('time = "9-00:00:00"', ("partition main lets no job run for so long", "at most 1-00:00:00")),
         ('partition = "lnog"', ("no such partition", "main (4 nodes), long (2 nodes)")),
-        ("cpus = 9", ("main has 0 nodes with as many cores", "cpus = 9")),
-        ("memory_gb = 16", ("main has 0 nodes with as much memory", "memory_gb = 16")),
+        ("cpus = 9", ("main has no node with as many cores", "cpus = 9")),
+        ("memory_gb = 16", ("main has no node with as much memory", "memory_gb = 16")),
     ],
 )
 def test_what_the_cluster_does_not_have_is_said_before_the_cohort_is_read(

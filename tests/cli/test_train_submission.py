@@ -5,6 +5,7 @@ SLURM only pretends here; `tests/slurm` has the real one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -102,6 +103,16 @@ def test_nothing_is_submitted_while_slurm_does_not_say_whether_a_job_is_there(
         assert (answer.code, "SLURM does not answer" in answer.text) == (5, True), answer.text
     assert "SLURM does not answer" in brainage("jobs").text
     assert not (slurm / "job-2").exists()
+
+
+def test_a_cluster_whose_controller_is_away_is_not_taken_for_none(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    (slurm.parent / "programs" / "sinfo").write_text("#!/bin/sh\nexit 1")
+    answer = brainage("train", "--nodes", 2, *SETTINGS)
+    assert (answer.code, "SLURM does not answer" in answer.text) == (5, True), answer.text
+    assert "login node" not in answer.text
+    assert not (tmp_path / "runs").exists()
 
 
 def test_other_settings_do_not_reach_a_job_that_waits(
@@ -380,6 +391,27 @@ def test_a_job_that_somebody_cancels_has_not_failed(
         assert words not in answer.text
 
 
+def test_a_job_that_finds_no_room_to_say_what_it_failed_of_is_shown_with_a_full_disk(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(dir: Path) -> object:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    brainage("train", "--nodes", 2, *SETTINGS)
+    said = "error: a file or folder cannot be used (Disk quota exceeded)"
+    (tmp_path / RUN / "logs" / "rank-0.log").write_text(f"{said}\n")
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
+    monkeypatch.setattr(follow, "TemporaryFile", full)
+    monkeypatch.setattr(
+        follow, "sleep", lambda seconds: (slurm / "queue").write_text("100|FAILED|None|0:00|\n")
+    )
+    monkeypatch.setattr(follow, "_SOON", 0.0)
+    answer = brainage("resume", RUN, "--follow")
+    assert answer.code == 3
+    assert said in answer.text
+    assert "the job ended as FAILED, and the disk of the run's folder is full" in answer.text
+
+
 def test_a_run_that_was_cancelled_goes_on_with_what_another_toml_asks_for(
     brainage: Brainage, slurm: Path, tmp_path: Path
 ) -> None:
@@ -478,7 +510,7 @@ def test_what_is_said_of_a_run_is_said_of_the_job_that_trains_it_not_of_one_that
     ("words", "code", "message"),
     [
         (("train", "--nodes", "5"), 2, "partition main has 4 nodes, and the job asks for 5"),
-        (("train", "--nodes", "2", "--gpus-per-node", "1"), 2, "has 0 nodes with as many GPUs"),
+        (("train", "--nodes", "2", "--gpus-per-node", "1"), 2, "has no node with as many GPUs"),
         (("train", "--cluster", "slrum"), 2, "there is no such cluster"),
         (("train", "--cluster", "Local"), 2, "auto, local, slurm, or the path"),
         (("train", "--nodes", "3", "--set", "training.batch_size=2"), 2, "3 processes cannot share a step"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import torch
 from hpc_brainage.cli import worker
 from hpc_brainage.cluster.resources import Resources
 from hpc_brainage.cluster.run_job import job_of, keep_job, plan_job
-from hpc_brainage.cluster.starts import Start
+from hpc_brainage.cluster.starts import UNRECORDED, Start
 from hpc_brainage.errors import EnvironmentLacks, StoreError
 from hpc_brainage.training.distributed import LostProcess, join_processes
 from hpc_brainage.training.stop import STOPPED_EXIT, Stopped
@@ -111,6 +112,40 @@ def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch: pytest.Monke
         join_processes("auto")
 
 
+def test_a_full_disk_is_said_and_ends_with_a_code_that_nobody_starts_again_after(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+    assert works(monkeypatch, full) == 5
+    (failure,) = start.failures()
+    assert "model.safetensors" in failure.what
+    (start.folder / "failed-1.json").unlink()
+
+    def finds_no_room(self: Start, rank: int, what: str, is_loss: bool) -> None:
+        raise full
+
+    monkeypatch.setattr(Start, "record", finds_no_room)
+    assert works(monkeypatch, full) == UNRECORDED
+    said = capsys.readouterr().err
+    assert said.count("cannot be used (No space left on device)") == 2
+    assert "Traceback" not in said
+
+
+def test_a_job_whose_run_was_finished_while_it_waited_changes_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (start.run / "status.json").write_text('{"state": "finished"}')
+    monkeypatch.setenv("RANK", "0")
+
+    def work(run: Path, on_start: Callable[[object], None]) -> None:
+        raise AssertionError("it was trained again")
+
+    monkeypatch.setattr(worker, "work", work)
+    before = sorted(start.run.rglob("*"))
+    assert worker.main([str(start.run)]) == 0
+    assert sorted(start.run.rglob("*")) == before
+
+
 def test_a_defect_shows_itself_in_the_log(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,14 +164,19 @@ def test_a_job_that_may_train_leaves_its_number_in_the_run_s_folder(
     monkeypatch.setenv("SLURM_JOB_ID", "100")
     found = []
 
+    def look() -> None:
+        job = job_of(start.run)
+        assert job is not None
+        found.append(job.id)
+
     def work(run: Path, on_start: Callable[[object], None]) -> None:
-        found.append(job_of(run))
+        look()
         on_start(None)
-        found.append(job_of(run))
+        look()
 
     monkeypatch.setattr(worker, "work", work)
     assert worker.main([str(start.run)]) == 0
-    assert found == [planned, planned.model_copy(update={"id": "100"})]
+    assert found == ["200", "100"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])

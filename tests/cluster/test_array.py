@@ -93,12 +93,12 @@ def test_what_an_interactive_job_has_set_does_not_reach_the_jobs(
         "SLURM_JOB_ID": "7",
         "SLURM_MEM_PER_CPU": "100",
         "SLURM_CONF": "/etc/slurm.conf",
-        "SBATCH_ACCOUNT": "lab",
+        "SBATCH_RESERVATION": "course",
     }.items():
         monkeypatch.setenv(name, value)
     submitted(tmp_path / "jobs")
     reached = (slurm / "env-1").read_text().splitlines()
-    assert {"SLURM_CONF=/etc/slurm.conf", "SBATCH_ACCOUNT=lab"} <= set(reached)
+    assert {"SLURM_CONF=/etc/slurm.conf", "SBATCH_RESERVATION=course"} <= set(reached)
     assert not any(line.startswith(("SLURM_JOB_ID=", "SLURM_MEM_PER_CPU=")) for line in reached)
     assert os.environ["SLURM_MEM_PER_CPU"] == "100"
 
@@ -108,15 +108,15 @@ def test_what_an_interactive_job_has_set_does_not_reach_the_jobs(
     [
         ("invalid partition specified: x", ["partition = 'x'", "main (4 nodes), long (2 nodes)"]),
         ("Invalid account or account/partition combination specified", ["account = 'y'", "main (4 nodes)"]),
-        ("Invalid qos specification", ["qos = None"]),
+        ("Invalid qos specification", ["qos is not set"]),
         (
             "Job violates accounting/QOS policy (job submit limit)",
-            ["account = 'y', qos = None, time = 120"],
+            ["account = 'y', time = 120"],
         ),
         ("Requested time limit is invalid", ["time = 120"]),
         ("Memory specification can not be satisfied", ["memory_gb = 4"]),
-        ("Invalid feature specification", ["constraint = None"]),
-        ("Invalid node name specified", ["exclude = None"]),
+        ("Invalid feature specification", ["constraint is not set"]),
+        ("Invalid node name specified", ["exclude is not set"]),
         ("Requested node configuration is not available", ["cpus = 2, memory_gb = 4"]),
         ("unrecognized option '--foo'", ["extra = {}"]),
     ],
@@ -203,15 +203,17 @@ def test_only_a_job_that_was_told_to_stop_queues_itself_again(
     folder = submitted(tmp_path / "my jobs").folder
     programs = tmp_path / "programs"
     (programs / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{tmp_path}/ran"\nexit {code}\n')
-    (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" > "{tmp_path}/asked"\n')
+    (programs / "scontrol").write_text(f'#!/bin/bash\necho "$@" > "{tmp_path}/asked"\nexit 1\n')
     (programs / "scontrol").chmod(0o755)
     env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_CPUS_PER_TASK": "3"}
     if array:
         env |= {"SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "3"}
-    done = subprocess.run(["bash", slurm / "job-1"], env=env, check=False, timeout=20)
+    command = ["bash", slurm / "job-1"]
+    done = subprocess.run(command, env=env, check=False, timeout=20, capture_output=True, text=True)
     assert done.returncode == code
+    assert ("SLURM does not do so" in done.stdout) == requeued
     words = (tmp_path / "ran").read_text().splitlines()
-    assert words[0] == "--cpus-per-task=3"
+    assert words[:2] == ["--cpus-per-task=3", "--export=ALL"]
     assert words[-6:] == [sys.executable, "-P", "-m", "hpc_brainage.cli.task", str(folder), task]
     assert (tmp_path / "asked").is_file() == requeued
     if requeued:
@@ -264,4 +266,5 @@ def test_by_hand_only_a_job_that_was_told_to_stop_queues_itself_again_and_not_fo
         assert (tmp_path / "asked").read_text() == "requeue 10_3\n"
     if restarts <= 10:
         typed = ["brainage", "convert", "--workers", "3", "--part", "3/8", "my images", "x.zarr"]
-        assert (tmp_path / "ran").read_text().splitlines() == ["--cpus-per-task=3", *typed]
+        ran = (tmp_path / "ran").read_text().splitlines()
+        assert ran == ["--cpus-per-task=3", "--export=ALL", *typed]

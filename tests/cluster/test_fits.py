@@ -34,20 +34,21 @@ def test_what_the_cluster_has_is_let_be() -> None:
     [
         (1, {"partition": "gpus"}, "cpu (8 nodes), gpu (3 nodes, 8 GPUs each)"),
         (9, {}, "partition cpu has 8 nodes, and the job asks for 9"),
-        (1, {"gpus_per_node": 1}, "partition cpu has 0 nodes with as many GPUs"),
+        (1, {"gpus_per_node": 1}, "partition cpu has no node with as many GPUs, and the job asks for 1"),
         (
             2,
             {"partition": "gpu", "gpus_per_node": 8},
-            "has 1 nodes with as many GPUs, and the job asks for 2",
+            "has 1 node with as many GPUs, and the job asks for 2",
         ),
-        (1, {"cpus_per_task": 17}, "has 0 nodes with as many cores"),
+        (1, {"cpus_per_task": 17}, "has no node with as many cores"),
         (1, {"tasks_per_node": 16, "cpus_per_task": 2}, "16 tasks of 2 cores on a node"),
-        (1, {"memory_gb": 100}, "has 0 nodes with as much memory"),
-        (1, {"time": 24 * 60 + 1}, "at most 1440 minutes"),
+        (1, {"memory_gb": 100}, "has no node with as much memory"),
+        (1, {"time": 9 * 24 * 60 + 61}, "time = 9-01:01:00\n  expected: at most 1-00:00:00"),
+        (1, {"partition": "cpu,"}, "partition = 'cpu,'"),
         (
             4,
             {"partition": "gpu", "gpus_per_node": 1},
-            "2 nodes of 32 cores, 250 GiB and 4 GPUs; 1 nodes of 64",
+            "2 nodes of 32 cores, 250 GiB and 4 GPUs; 1 node of 64",
         ),
     ],
 )

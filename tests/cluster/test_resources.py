@@ -122,6 +122,27 @@ def test_flags_go_above_the_site_s_toml_and_above_its_sections() -> None:
     assert site.train.time == 5
 
 
+def test_what_neither_the_toml_nor_a_flag_says_is_as_sbatch_s_variables_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, word in {
+        "PARTITION": "long", "ACCOUNT": "lab", "QOS": "short", "CONSTRAINT": "", "TIMELIMIT": "7"
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"SBATCH_{name}", word)
+    left_open = Flags().over(Resources())
+    assert (left_open.partition, left_open.account, left_open.qos) == ("long", "lab", "short")
+    assert (left_open.time, left_open.train.time, left_open.score.time) == (7, 7, None)
+    assert left_open.constraint is None
+    site = Resources(partition="cpu", time=60, train=TrainResources(qos="own"))
+    above = Flags(account="other").over(site)
+    assert (above.partition, above.account, above.qos) == ("cpu", "other", "short")
+    assert (above.time, above.train.time, above.train.qos) == (60, 7, "own")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1-0")
+    with pytest.raises(UsageError, match="SBATCH_TIMELIMIT=1-0"):
+        Flags().over(Resources())
+    assert Flags(time="5").over(Resources()).train.time == 5
+
+
 @pytest.mark.parametrize(
     ("flags", "where"),
     [

@@ -113,29 +113,67 @@ def test_the_sbatch_file_of_the_repository_says_the_same(run: Path) -> None:
         ("touch rendezvous.json failed-3.json; exit 75", 75, False),
         ("touch failed-0.json; exit 3", 3, False),
         ("exit 127", 127, False),
+        ("touch rendezvous.json; exit 200", 200, False),
+        *[(f"exit {code}", code, True) for code in (75, 140, 143)],
+        ("touch failed-0.json; exit 140", 140, False),
+        ("exit 137", 137, False),
     ],
 )
 def test_only_what_was_stopped_or_has_lost_a_process_is_queued_again(
     run: Path, tmp_path: Path, srun: str, code: int, requeued: bool
 ) -> None:
-    """Every process writes down what it failed of; one that a dead node took with it writes nothing."""
+    """Every process writes down what it failed of; one that a dead node took with it writes nothing,
+    nor does one that is told to stop before it listens."""
+    (run / "logs" / "12-0").mkdir(parents=True)
+    (run / "logs" / "12-0" / "rendezvous.json").touch()
+    done, told = started(run, tmp_path, srun, restarts=3)
+    assert done.returncode == code
+    assert told == ("requeue 12\n" if requeued else None)
+    assert ("asks to be queued again" in done.stdout) == requeued
+    assert (run / "logs" / "12-3").is_dir()
+
+
+@pytest.mark.parametrize(("met", "requeued"), [(0, False), (1, True)])
+def test_a_job_that_is_always_stopped_before_it_has_begun_is_queued_again_three_times(
+    run: Path, tmp_path: Path, met: int, requeued: bool
+) -> None:
+    for number in range(met):
+        (run / "logs" / f"12-{number}").mkdir(parents=True)
+        (run / "logs" / f"12-{number}" / "rendezvous.json").touch()
+    done, told = started(run, tmp_path, "exit 140", restarts=3)
+    assert (done.returncode, told is not None) == (140, requeued)
+    assert ("before training began" in done.stdout) != requeued
+
+
+def test_a_job_that_slurm_does_not_queue_again_says_what_does(run: Path, tmp_path: Path) -> None:
+    done, told = started(run, tmp_path, "touch rendezvous.json; exit 75", restarts=0, scontrol="exit 1")
+    assert (done.returncode, told) == (75, "requeue 12\n")
+    assert f"SLURM does not do so; brainage resume {run} goes on" in done.stdout
+
+
+def started(
+    run: Path, tmp_path: Path, srun: str, *, restarts: int, scontrol: str = "exit 0"
+) -> tuple[subprocess.CompletedProcess[str], str | None]:
+    """Run the script of job 12 with a pretended srun; what it did, and what it told scontrol."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, words in (
         ("srun", f'cd "$BRAINAGE_START"; {srun}'),
-        ("scontrol", f'echo "$@" > "{tmp_path}/told"'),
+        ("scontrol", f'echo "$@" > "{tmp_path}/told"; {scontrol}'),
     ):
         (programs / name).write_text(f"#!/bin/bash\n{words}\n")
         (programs / name).chmod(0o755)
-    script = tmp_path / "job.sh"
+    script, told = tmp_path / "job.sh", tmp_path / "told"
     script.write_text(batch_file(run, job(run)))
-    env = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "3"}
-    done = subprocess.run(["bash", script], env=env, check=False, timeout=20)
-    assert done.returncode == code
-    assert (tmp_path / "told").is_file() == requeued
-    if requeued:
-        assert (tmp_path / "told").read_text() == "requeue 12\n"
-    assert (run / "logs" / "12-3").is_dir()
+    env = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "12",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    done = subprocess.run(
+        ["bash", script], env=env, check=False, timeout=20, capture_output=True, text=True
+    )
+    return done, told.read_text() if told.is_file() else None
 
 
 def test_a_submitted_job_is_kept_with_its_number(
@@ -153,7 +191,7 @@ def test_a_refusal_names_the_setting_that_it_is_about(
 ) -> None:
     slurm = pretend_slurm(tmp_path, monkeypatch)
     (slurm / "refuse-1").write_text("sbatch: error: Requested node configuration is not available\n")
-    with pytest.raises(UsageError, match="cpus_per_task = 2, gpus_per_node = 0, memory_gb = None"):
+    with pytest.raises(UsageError, match="cpus_per_task = 2, gpus_per_node = 0\n"):
         submit_run(run, job(run))
     assert job_of(run) is None
 
@@ -170,9 +208,10 @@ def test_what_is_kept_of_a_job_is_read_back_whole(run: Path) -> None:
     keep_job(run, planned)
     assert job_of(run) == planned
     content = json.loads((run / "job.json").read_text())
-    (run / "job.json").write_text(json.dumps(content | {"nods": 3}))
-    with pytest.raises(UsageError, match="nodes"):
-        job_of(run)
+    for damaged in (json.dumps(content | {"nods": 3}), "{", "[]"):
+        (run / "job.json").write_text(damaged)
+        with pytest.raises(TrainingError, match=r"remove .*job.json"):
+            job_of(run)
 
 
 def test_a_run_that_is_moved_takes_its_code_along_and_a_copy_has_no_job(run: Path) -> None:
@@ -193,19 +232,84 @@ def test_a_run_that_is_moved_takes_its_code_along_and_a_copy_has_no_job(run: Pat
         batch_file(moved, found)
 
 
-@pytest.mark.parametrize("kept", [{"id": "200"}, {"id": None}, {"cluster": "local", "id": "7", "ticks": 3}])
-def test_of_two_jobs_of_one_run_the_one_that_trains_is_kept(
-    run: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object]
+def within_job(number: str, run: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what a process of a job finds that was submitted with an sbatch file of this text."""
+    line = next((line for line in text.splitlines() if line.startswith("export BRAINAGE_ASKED=")), None)
+    if line is not None:
+        monkeypatch.setenv("BRAINAGE_ASKED", line.partition("=")[2].replace("$run", str(run)))
+    monkeypatch.setenv("BRAINAGE_START", str(run / "logs" / f"{number}-0"))
+    monkeypatch.setenv("SLURM_JOB_ID", number)
+
+
+@pytest.mark.parametrize(
+    "kept", [{"id": "200"}, {"id": None}, {"cluster": "local", "id": "7", "ticks": 3}, None, "damaged"]
+)
+def test_of_all_jobs_of_a_run_the_one_that_trains_is_kept_with_what_it_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object] | str | None
 ) -> None:
-    asked = job(run, nodes=3)
-    keep_job(run, asked.model_copy(update=kept))
-    monkeypatch.setenv("BRAINAGE_START", str(run / "logs" / "100-0"))
-    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    """Another one was submitted, with other nodes, or none was kept: this one was submitted by hand."""
+    asked = job(run, nodes=3, time=30)
+    text = batch_file(run, asked)
+    if isinstance(kept, dict):
+        keep_job(run, job(run, nodes=5).model_copy(update=kept))
+    elif kept:
+        (run / "job.json").write_text(kept)
+    within_job("100", run, text, monkeypatch)
+    check_version(run)
     keep_this_job(run)
     assert job_of(run) == asked.model_copy(update={"id": "100"})
     before = (run / "job.json").stat().st_ino
     keep_this_job(run)
     assert (run / "job.json").stat().st_ino == before  # it is not written again, at each start of the job
+
+
+def test_of_a_job_by_hand_is_kept_what_slurm_says_of_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_job(run, job(run, nodes=5, container=("apptainer",)).model_copy(update={"id": "90"}))
+    within_job("100", run, SBATCH.read_text(), monkeypatch)
+    for name, value in {
+        "JOB_NUM_NODES": "2", "NTASKS": "8", "CPUS_PER_TASK": "6", "GPUS_ON_NODE": "4",
+        "JOB_PARTITION": "gpu", "JOB_ACCOUNT": "lab", "JOB_QOS": "normal",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    keep_this_job(run)
+    kept = job_of(run)
+    assert kept is not None
+    assert (kept.id, kept.nodes, kept.processes, kept.code) == ("100", 2, 8, None)
+    lines = asked_for(batch_file(run, kept))
+    for line in (
+        "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--cpus-per-task=6", "--partition=gpu",
+        "--account=lab", "--qos=normal",
+    ):  # fmt: skip
+        assert line in lines
+    assert "apptainer" not in batch_file(run, kept)
+
+
+def test_a_job_that_nobody_would_know_of_is_cancelled(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for its number, or another one has begun to train meanwhile."""
+    slurm = pretend_slurm(tmp_path, monkeypatch)
+
+    def too_late(number: str) -> None:
+        assert number == "100"
+        raise TrainingError("another one trains")
+
+    with pytest.raises(TrainingError, match="another one trains"):
+        submit_run(run, job(run), too_late)
+    assert (slurm / "cancelled").read_text() == "100\n"
+
+    def full(path: Path, job: RunJob) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_job, "keep_job", full)
+    with pytest.raises(EnvironmentLacks, match="No space left on device") as refused:
+        submit_run(run, job(run))
+    assert refused.value.where == str(run)
+    assert (slurm / "cancelled").read_text() == "200\n"
+    assert job_of(run) is None
+    (tmp_path / "programs" / "scancel").write_text("#!/bin/sh\nexit 1")
+    with pytest.raises(EnvironmentLacks, match="scancel 300"):
+        submit_run(run, job(run))
 
 
 def test_what_is_kept_of_a_job_is_not_changed_by_what_is_none(

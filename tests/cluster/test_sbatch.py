@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ def test_what_is_submitted_is_what_a_dry_run_prints(
     slurm = pretend_slurm(tmp_path, monkeypatch)
     assert batch(tmp_path).submit("true", {}) == "100", CHANGED
     assert (slurm / "job-1").read_text() == batch(tmp_path).text("true"), CHANGED
+
+
+def test_what_the_file_says_goes_above_what_the_environment_asks_of_sbatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = pretend_slurm(tmp_path, monkeypatch)
+    hidden = {
+        "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "TIMELIMIT", "OUTPUT", "ERROR", "OPEN_MODE", "REQUEUE",
+        "NO_REQUEUE", "SIGNAL", "JOB_NAME", "ARRAY_INX", "WAIT", "MEM_PER_CPU", "MEM_PER_NODE", "MAIL_TYPE",
+    }  # fmt: skip
+    counts = {"RESERVATION", "GPUS_PER_NODE"}
+    for name in hidden | counts:
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    batch(tmp_path).submit("true", {})
+    reached = {line.partition("=")[0] for line in (slurm / "env-1").read_text().splitlines()}
+    assert {name for name in reached if name.startswith("SBATCH_")} == {f"SBATCH_{name}" for name in counts}
+    assert os.environ["SBATCH_WAIT"] == "1"
 
 
 @pytest.mark.parametrize(

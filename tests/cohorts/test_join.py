@@ -66,8 +66,9 @@ def test_sessions_are_compared_where_both_sides_have_them() -> None:
 
 def test_a_side_without_sessions_is_ambiguous_for_people_with_several() -> None:
     main = table("m", ["a", "a", "b"], session=["1", "2", "1"])
-    with pytest.raises(CohortError, match="sub-a have several scans"):
+    with pytest.raises(CohortError, match="sub-a have several scans") as error:
         join(main, table("s", ["a", "b"], roi_x=[1.0, 2.0]))
+    assert "give both the session column that --session names (there is none in s)" in str(error.value)
     assert values(join(main, table("s", ["b"], roi_x=[2.0])))[2, 0] == 2
 
 

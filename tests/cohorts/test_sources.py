@@ -118,6 +118,15 @@ def test_features_chooses_in_every_table_and_must_choose_something(study: Path) 
         open_cohort(people, reading=Reading(features="zz_*"), add=add)
 
 
+def test_measurements_of_nobody_are_no_cohort_to_convert(tmp_path: Path, study: Path) -> None:
+    table(tmp_path, "empty.csv", id=["sub-01", "sub-02"], lh_x_area=[np.nan, np.nan])
+    with pytest.raises(CohortError, match="no scan has a measurement") as error:
+        open_cohort(study / "participants.tsv", add=[parse_added(f"smri={tmp_path}/empty.csv")])
+    assert "smri/empty" in str(error.value.where)
+    assert error.value.expected
+    assert error.value.hint
+
+
 def test_people_alone_are_no_cohort_to_convert(study: Path) -> None:
     with pytest.raises(CohortError, match="measurement of a brain") as error:
         open_cohort(study / "participants.tsv")

@@ -9,7 +9,13 @@ from scored_tables import SLOPE, sidecar
 
 from hpc_brainage.evaluation.score_findings import Findings, score_findings
 
-BIAS = {"everyone": {"intercept": 8.0, "slope": SLOPE}}
+
+def bias_line(slope: float, intercept: float = 8.0, people: int = 400) -> dict[str, Any]:
+    """A bias line as it stands in a sidecar."""
+    return {"intercept": intercept, "slope": slope, "n": people, "r": None}
+
+
+BIAS = {"everyone": bias_line(SLOPE)}
 
 
 def judged(table: pd.DataFrame, **model: Any) -> tuple[str, dict[str, str]]:

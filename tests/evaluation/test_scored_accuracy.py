@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import f, ttest_1samp
 from scored_tables import INTERCEPT, SLOPE, score_table
 
 from hpc_brainage.evaluation.scored_accuracy import (
@@ -106,6 +108,42 @@ def test_a_bend_that_a_line_leaves_is_seen() -> None:
     row = gap_against_age(bent).set_index("column").loc["bag_corrected"]
     assert abs(row["r"]) < 0.15
     assert row["explained"] > 0.4
+    assert max(row["p"], row["p_bend"]) < 1e-6
+
+
+def test_the_tests_of_a_trend_are_those_of_least_squares() -> None:
+    draw = np.random.default_rng(4)
+    table = score_table(40)
+    age = table["age"].to_numpy()
+    gap = 0.15 * age + draw.normal(0, 3, 40)
+    row = gap_against_age(table.assign(bag_corrected=gap)).set_index("column").loc["bag_corrected"]
+    left = [np.square(gap - np.polyval(np.polyfit(age, gap, k), age)).sum() for k in range(3)]
+    assert row["p"] == pytest.approx(f.sf((left[0] - left[2]) / 2 / (left[2] / 37), 2, 37))
+    assert row["p_bend"] == pytest.approx(f.sf((left[1] - left[2]) / (left[2] / 37), 1, 37))
+    assert row["explained"] == pytest.approx(1 - left[2] / 37 / gap.var(ddof=1))
+
+
+def test_the_test_of_a_mean_is_student_s_where_everybody_was_scanned_once() -> None:
+    table = score_table(40)
+    rows = gap_against_age(table).set_index("column")
+    assert rows.loc["bag", "p_mean"] == pytest.approx(ttest_1samp(table["bag"], 0).pvalue)
+    often = gap_against_age(pd.concat([table] * 4, ignore_index=True)).set_index("column")
+    assert often.loc["bag", "p_mean"] == pytest.approx(rows.loc["bag", "p_mean"])
+
+
+def test_people_who_were_scanned_often_are_not_many_people() -> None:
+    table = score_table(30)
+    once = gap_against_age(table).set_index("column").loc["bag"]
+    often = gap_against_age(pd.concat([table] * 4, ignore_index=True)).set_index("column").loc["bag"]
+    for name in ("explained", "p", "p_bend"):
+        assert often[name] == pytest.approx(once[name])
+
+
+def test_gaps_that_lie_on_a_curve_are_explained_wholly() -> None:
+    table = score_table(30)
+    row = gap_against_age(table.assign(bag_corrected=(table["age"] - 40) ** 2)).set_index("column")
+    assert row.loc["bag_corrected", "explained"] == pytest.approx(1)
+    assert row.loc["bag_corrected", "p_bend"] < 1e-12
 
 
 def test_predictions_from_one_modality_stand_beside_the_main_one() -> None:

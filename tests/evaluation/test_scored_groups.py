@@ -62,10 +62,23 @@ def test_modalities_that_groups_have_unevenly_are_taken_out_and_named() -> None:
     shares = [100 * (~table.loc[own, "has_fmri"]).mean() for own in (control, ~control)]
     said = f"from smri only (control {shares[0]:.0f} %, patient {shares[1]:.0f} %)"
     assert any(said in note for note in notes)
+    assert not any("smri+fmri" in note for note in notes), "of two sets one says it"
     table["has_fmri"] = draw < 0.8
     found, notes = compared(table, diagnoses(table), "control")
     assert "modalities" in found.iloc[0]["adjusted_for"]
     assert notes == ()
+
+
+def test_every_set_of_modalities_that_groups_have_unevenly_is_named() -> None:
+    table = score_table(400)
+    control = (table["diagnosis"] == "control").to_numpy()
+    draw = np.random.default_rng(3).random(400)
+    table["has_smri"] = draw > np.where(control, 0.1, 0.3)
+    table["has_fmri"] = (draw < 0.7) | ~table["has_smri"]
+    (note,) = compared(table, diagnoses(table), "control")[1]
+    assert "from fmri only (control " in note
+    assert ", from smri+fmri (control " in note
+    assert "from smri only" not in note, "three in ten of both"
 
 
 def test_groups_that_are_their_modalities_are_not_compared_and_that_is_said() -> None:

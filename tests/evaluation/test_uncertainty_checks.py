@@ -10,6 +10,8 @@ from checked_scores import findings, found_in, judged
 from scipy.stats import norm
 from scored_tables import score_table, with_uncertainty
 
+from hpc_brainage.evaluation.scored_accuracy import gap_against_age
+
 
 def test_intervals_that_are_too_narrow_are_seen() -> None:
     table = with_uncertainty(score_table(400), noise=4.0)
@@ -26,6 +28,24 @@ def test_intervals_that_miss_the_oldest_are_seen_though_they_hold_over_all() -> 
     assert len(oldest) < 0.06 * len(table)
     assert judgement == "care"
     assert "control: the 20 oldest" in finding
+
+
+def test_intervals_that_hold_are_seldom_said_not_to_hold() -> None:
+    cared = [
+        found_in(with_uncertainty(score_table(330, seed)), "Do the intervals hold?")[0] == "care"
+        for seed in range(25)
+    ]
+    assert sum(cared) <= 2
+
+
+def test_a_site_whose_intervals_hold_too_rarely_is_seen() -> None:
+    table = with_uncertainty(score_table(400, sites=5))
+    middle, there = (table["pi90_lo"] + table["pi90_hi"]) / 2, table["site"] == "site 2"
+    table["pi90_lo"] = table["pi90_lo"].where(~there, middle - 2.5)
+    table["pi90_hi"] = table["pi90_hi"].where(~there, middle + 2.5)
+    judgement, finding = found_in(table, "Do the intervals hold?")
+    assert judgement == "care"
+    assert "Too rarely in 1 of 12 groups shown: site site 2" in finding
 
 
 def test_p_that_is_too_often_small_is_seen() -> None:
@@ -79,7 +99,7 @@ def test_intervals_that_were_calibrated_at_their_sites_have_a_row_of_their_own()
     control = moved[(moved["diagnosis"] == "control") & (moved["site"] != "site 0")]
     assert after["n"] == before["n"] == len(control)
     finding = found_in(moved, "Do the intervals hold?")[1].partition(". ")[0]
-    assert f"of {len(control)} scans, and these before that in " in finding
+    assert f"of {len(control)} people, and these before that in " in finding
     assert not len(findings(table).tables["calibrated_coverage"])
 
 
@@ -177,25 +197,72 @@ def test_z_that_are_off_are_seen_though_the_gap_is_centred() -> None:
     assert found_in(controls_alone(250), question)[0] == "yes"
     judgement, finding = found_in(off_but_for_calibration(("site 0",)), question)
     assert judgement == "care"
-    assert finding.startswith("of control, mean z (of some calibrated at their sites) +0.")
+    assert finding.startswith("of control, mean z of those not calibrated +1.0")
     assert "Their z are off on average, though the gap is not" in finding
     calibrated = off_but_for_calibration(SITES)
     assert found_in(calibrated, question)[0] == "yes"
     gap = calibrated.assign(bag_site_calibrated=calibrated["bag_corrected"] + 3)
     judgement, finding = found_in(gap, question)
     assert judgement == "care"
-    assert finding.startswith("of control, mean gap calibrated at the site +")
+    assert finding.startswith("of control, mean gap calibrated at the site around the norms +")
+    assert "The gap is off on average, though z is not: the bias line does not fit" in finding
+
+
+def test_a_mean_is_not_taken_over_calibrated_and_other_people() -> None:
+    question, table = "Are the gaps centred?", off_but_for_calibration(("site 0", "site 1", "site 2"))
+    there = table["bag_z_site_calibrated"].notna()
+    opposed = table.assign(
+        bag_site_calibrated=(table["bag_corrected"] - 1.5).where(there | (table.index % 20 == 3), np.nan),
+        bag_z_site_calibrated=table["bag_z_site_calibrated"] - 0.6,
+    )
+    opposed.loc[~there, "bag_site_calibrated"] -= 20
+    judgement, finding = found_in(opposed, question)
+    assert judgement == "care"
+    assert "mean z calibrated at the site −0.5" in finding
+    assert "mean z of those not calibrated +" in finding
+    assert "Their means are off to different sides" in finding
+    assert "around the bias line" not in finding  # which a few have only
+    rows = gap_against_age(opposed).set_index("around")
+    assert rows.loc["norms", "mean"] > -3
+    assert rows.loc["bias line", "mean"] < -18
+    assert rows.loc["norms", "gap"] == "gap calibrated at the site, years, around the norms"
+
+
+def test_a_gap_that_is_off_though_z_is_not_is_no_shift() -> None:
+    table = controls_alone(250)
+    found = found_in(table.assign(bag_corrected=table["bag_corrected"] - 2), "Are the gaps centred?")
+    assert found[0] == "care"
+    assert "The gap is off on average, though z is not" in found[1]
+    assert "shifted" not in found[1]
+    assert ". The others: mean z " in found[1]
+    shifted = table.assign(bag_corrected=table["bag_corrected"] - 2, bag_z=table["bag_z"] - 0.5)
+    assert "All of them are shifted" in found_in(shifted, "Are the gaps centred?")[1]
+    alone = shifted.drop(columns="bag_corrected")
+    assert "All of them are shifted" in found_in(alone, "Are the gaps centred?")[1]
+
+
+def test_gaps_that_are_centred_are_seldom_said_not_to_be() -> None:
+    cared = 0
+    for seed in range(30):
+        table = with_uncertainty(score_table(50, seed)).assign(diagnosis="")
+        chance = np.random.default_rng(seed).normal(size=50)
+        half = np.where(np.arange(50) < 25, chance, np.nan)
+        table = table.assign(bag_corrected=4 * chance, bag_z=chance, bag_site_calibrated=4 * half)
+        table = table.assign(bag_z_site_calibrated=half, p_accelerated_site_calibrated=norm.sf(half))
+        cared += found_in(table, "Are the gaps centred?")[0] == "care"
+    assert cared <= 3
 
 
 def test_the_group_that_is_farthest_off_is_in_the_answer_itself() -> None:
-    table = with_uncertainty(score_table(400))
+    table = with_uncertainty(score_table(800))
     oldest = table.index[(table["diagnosis"] == "control") & (table["age"] > 76)]
     table.loc[oldest, ["pi90_lo", "pi90_hi"]] -= 40
     middle = table.index[table["age"].between(30, 55)]
     table.loc[middle, "pi90_lo"] -= 30
     table.loc[middle, "pi90_hi"] += 30
-    answer, _, others = found_in(table, "Do the intervals hold?")[1].partition(". ")
-    assert "; farthest off, control: the 20 oldest" in answer
+    check = findings(table).tables["checks"].set_index("check").loc["Do the intervals hold?"]
+    assert "; farthest off, control: the 20 oldest" in check["answer"]
+    others = str(check["finding"]).removeprefix(f"{check['answer']}. ")
     assert others.startswith("Too rarely in ")
     assert ". Too often in " in others
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from checked_scores import BIAS, findings, found_in, judged
-from scored_tables import not_scored, score_table, sidecar, with_uncertainty
+from checked_scores import BIAS, bias_line, findings, found_in, judged
+from scored_tables import SLOPE, not_scored, score_table, sidecar, with_uncertainty
 
 from hpc_brainage.evaluation.score_findings import score_findings
+from hpc_brainage.evaluation.usability import better_than_the_mean
 
 
 def test_a_good_model_in_a_new_cohort_can_be_used() -> None:
@@ -100,13 +101,46 @@ def test_a_trend_that_the_model_s_line_does_not_take_out_is_seen() -> None:
     assert "the trend is bent" in found["finding"]
 
 
+def test_a_corrected_gap_that_is_free_of_age_is_seldom_said_to_have_a_trend() -> None:
+    draw, table = np.random.default_rng(0), score_table(24).assign(diagnosis="")
+    cared = 0
+    for _ in range(30):
+        gap = draw.normal(0, 4, 24)
+        chance = table.assign(bag=gap, bag_corrected=gap, brain_age=table["age"] + gap)
+        cared += found_in(chance, "Is age out of the corrected gap?")[0] == "care"
+    assert cared <= 2
+
+
 def test_another_slope_than_in_training_is_seen() -> None:
-    assert (
-        judged(score_table(400), bias={"everyone": {"slope": 0.5}})[1][
-            "Do they spread over age as in the training?"
-        ]
-        == "care"
+    found = judged(score_table(400), bias={"everyone": bias_line(0.5)})[1]
+    assert found["Do they spread over age as in the training?"] == "care"
+
+
+def test_the_slope_is_held_against_that_of_the_same_modalities() -> None:
+    lines = {"everyone": bias_line(0.5), "smri": bias_line(SLOPE), "smri+fmri": bias_line(0.2)}
+    judgement, finding = found_in(
+        score_table(400), "Do they spread over age as in the training?", bias=lines
     )
+    assert judgement == "yes"
+    assert finding.endswith("0.80 among held-out training people with the same modalities")
+    mixed = score_table(400)
+    mixed["has_fmri"] = mixed["age"] > 45  # the old have both: their line, which lies lower, joins theirs
+    lines["smri+fmri"] = bias_line(SLOPE, -2.0)
+    finding = found_in(mixed, "Do they spread over age as in the training?", bias=lines)[1]
+    control = mixed[mixed["diagnosis"] == "control"]
+    expected = SLOPE * control["age"] - 10.0 * control["has_fmri"]
+    slope = np.polyfit(control["age"], expected, 1)[0]
+    assert f"; {slope:.2f} among held-out training people" in finding
+
+
+def test_a_bias_line_of_few_people_asks_for_care() -> None:
+    table = score_table(100)
+    question = "Does the bias line stand on enough people?"
+    about = sidecar(table)
+    for people, said in ((28, ["care"]), (400, [])):
+        about["bias"] = {"lines": {"smri": bias_line(SLOPE, people=people)}}
+        checks = score_findings(table, about).tables["checks"].set_index("check")
+        assert list(checks.loc[checks.index == question, "judgement"]) == said
 
 
 def test_a_slope_that_is_far_off_is_no_yes_for_being_uncertain() -> None:
@@ -115,7 +149,7 @@ def test_a_slope_that_is_far_off_is_no_yes_for_being_uncertain() -> None:
     expected = float(line["slope"]) + 0.12
     assert line["slope_low"] < expected < line["slope_high"]
     judgement, finding = found_in(
-        few, "Do they spread over age as in the training?", bias={"everyone": {"slope": expected}}
+        few, "Do they spread over age as in the training?", bias={"everyone": bias_line(expected)}
     )
     assert judgement == "care"
     assert "the difference may be chance" in finding
@@ -171,7 +205,10 @@ def test_a_site_that_is_not_given_is_no_site() -> None:
     trained = nowhere.assign(in_training=True)
     assert found_in(trained, question) == ("yes", "not given, but people of the training")
     trained.loc[:1, "in_training"] = False
-    assert found_in(trained, question) == ("care", "the site of 2 of 100 scans is not given")
+    assert found_in(trained, question) == (
+        "care",
+        "the site of 100 of 100 scans is not given, and 2 of them are of other people than the training's",
+    )
     some = table.assign(site=["here"] * 60 + [""] * 40)
     assert found_in(some, question)[1] == (
         "60 of 100 scans from sites that it did not know (1 site); the site of 40 of 100 scans is not given"
@@ -290,11 +327,38 @@ def test_a_tie_with_the_mean_age_is_no_and_a_shift_is_named_as_one() -> None:
     assert finding.endswith("): a tie")
     judgement, finding = said_of(age + 2.5 + draw.normal(0, 1, 80))
     assert judgement == "care"
-    assert "): a tie; all of them are shifted, by +2." in finding
+    assert "): a tie. All of them are shifted, by +2." in finding
+    assert "and without that the model errs by 0." in finding
     judgement, finding = said_of(age + 6 + draw.normal(0, 1, 80))
     assert judgement == "no"
-    assert "): worse; all of them are shifted, by +" in finding
+    assert "): worse. All of them are shifted, by +" in finding
     assert said_of(age + draw.normal(0, 1, 80))[0] == "yes"
+
+
+def test_a_model_that_knows_nothing_is_not_excused_by_a_shift() -> None:
+    question = "Are they better than saying the mean age?"
+    draw, excused = np.random.default_rng(1), 0
+    for _ in range(60):
+        table = score_table(60).assign(diagnosis="", age=draw.normal(30, 8, 60))
+        predicted = 33 + draw.normal(0, 0.2, 60)
+        check = better_than_the_mean(table.assign(brain_age=predicted), "everyone")
+        assert check[0] == question
+        excused += check[2] == "care"
+    assert excused <= 5
+    constant = table.assign(brain_age=34.65)
+    assert better_than_the_mean(constant, "everyone")[2] == "no"
+
+
+def test_an_answer_is_not_cut_where_a_name_has_a_full_stop() -> None:
+    table = score_table(100).assign(diagnosis="M. Parkinson")
+    table[["brain_age", "bag", "bag_corrected"]] += 6.0
+    table = with_uncertainty(table)
+    briefs = findings(table).tables["against"].set_index("check")["brief"]
+    assert briefs["Are there people without a diagnosis?"] == "All of them are of the group M. Parkinson"
+    centred = briefs["Are the gaps centred?"]
+    assert centred.startswith("Of M. Parkinson, mean corrected gap +6.75 years")
+    assert "as by a scanner" not in centred
+    assert "as by a scanner" in found_in(table, "Are the gaps centred?")[1]
 
 
 def test_the_answers_begin_large_and_name_no_flag() -> None:

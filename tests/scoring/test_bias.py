@@ -14,9 +14,12 @@ from hpc_brainage.evaluation.intervals import bootstrap_difference, bootstrap_er
 from hpc_brainage.evaluation.metrics import performance
 from hpc_brainage.model.bundle import BiasLine
 from hpc_brainage.scoring.bias import (
+    FEW_PEOPLE,
     FEWEST_OF_A_SEX,
     correct_gap,
     correct_table,
+    doubtful_lines,
+    expected_mean_gap,
     fit_bias_line,
     fit_bias_lines,
     line_names,
@@ -136,16 +139,62 @@ def test_people_without_age_or_prediction_are_left_out_of_the_fit() -> None:
 
 
 def test_each_sex_has_its_line_where_there_are_enough_of_both() -> None:
-    age, predicted = predictions(n=2 * FEWEST_OF_A_SEX)
-    sex = np.where(np.arange(len(age)) % 2, "F", "M")
-    predicted[sex == "F"] += 8.0
-    everybody = np.full(len(age), "smri", dtype=object)
-    lines = fit_bias_lines(age=age, predicted=predicted, available=everybody, sex=sex)
+    people = table(2 * FEWEST_OF_A_SEX)
+    people.loc[people["sex"] == "F", "brain_age"] += 8.0
+    everybody = np.full(len(people), "smri", dtype=object)
+    lines = fit_bias_lines(people, everybody)
     assert set(lines) == {f"{group}{own}" for group in ("everyone", "smri") for own in ("", ", F", ", M")}
     between = [own.intercept + own.slope * 45 for own in (lines["smri, F"], lines["smri, M"])]
     assert between[0] - between[1] == pytest.approx(8.0, abs=2.5)
-    fewer = fit_bias_lines(age=age[1:], predicted=predicted[1:], available=everybody[1:], sex=sex[1:])
+    fewer = fit_bias_lines(people[1:], everybody[1:])
     assert set(fewer) == {"everyone", "smri"}
+
+
+def of_both_modalities(n: int = 300, alone: int = 30) -> tuple[pd.DataFrame, np.ndarray]:
+    """People with both modalities and, of other ages, some with structural MRI alone, and what each has."""
+    draw = np.random.default_rng(3)
+    age = np.append(draw.uniform(10, 80, n), draw.uniform(8, 30, alone))
+    both = np.arange(n + alone) < n
+    smri, fmri, main = (45 + slope * (age - 45) + draw.normal(0, 3, len(age)) for slope in (0.6, 0.4, 0.7))
+    people = table(n + alone, age=age, sex="M", brain_age=np.where(both, main, smri))
+    people = people.assign(brain_age_smri_only=smri, brain_age_fmri_only=np.where(both, fmri, np.nan))
+    return people, np.where(both, "smri+fmri", "smri").astype(object)
+
+
+def test_the_line_of_a_modality_stands_on_everybody_who_has_it() -> None:
+    people, modalities = of_both_modalities()
+    lines = fit_bias_lines(people, modalities)
+    assert {name: line.n for name, line in lines.items()} == {
+        "everyone": 330, "fmri": 300, "smri": 330, "smri+fmri": 300
+    }  # fmt: skip
+    for name, column in (("smri", "brain_age_smri_only"), ("fmri", "brain_age_fmri_only")):
+        known = people[column].notna()
+        alone = people[known].assign(brain_age=people[column], has_smri=name == "smri")
+        alone = alone.assign(has_fmri=~alone["has_smri"], bag=alone["brain_age"] - alone["age"])
+        corrected = correct_table(alone, lines)
+        assert set(corrected["bias_fit"]) == {f"{known.sum()} held-out training scans ({name})"}
+        assert abs(corrected["bag_corrected"].mean()) < 1e-9
+        assert abs(np.polyfit(alone["age"], corrected["bag_corrected"], 1)[0]) < 1e-12
+
+
+def test_what_is_expected_of_a_cohort_is_by_the_modalities_of_its_scans() -> None:
+    lines = {"everyone": line(), "smri": line(20.0, 0.5), "smri+fmri": line(10.0, 0.8)}
+    rows = table(4, age=[10.0, 30.0, 50.0, np.nan], has_fmri=[False, False, True, True])
+    assert expected_mean_gap(rows, lines) == pytest.approx((15 + 5 + 0) / 3)
+    assert expected_mean_gap(rows.assign(age=np.nan), lines) is None
+    assert expected_mean_gap(rows, {}) is None
+
+
+def test_a_line_of_few_people_or_of_other_modalities_is_said() -> None:
+    many = line()
+    few = many.model_copy(update={"n": FEW_PEOPLE - 1})
+    rows = table(5, has_smri=[True] * 3 + [False] * 2, has_fmri=[True, False, False, True, True])
+    assert doubtful_lines(rows, {"smri+fmri": many, "smri": many, "fmri": many}) == ""
+    said = doubtful_lines(rows, {"everyone, F": many, "everyone": many, "smri+fmri": many, "smri": few})
+    assert said.split("; ") == [
+        "of 2 scans from fmri the line is of predictions from whatever each person had",
+        "of 2 scans from smri the line stands on 49 scans",
+    ]
 
 
 def test_the_closest_line_that_there_is_corrects_a_row_and_is_named() -> None:
@@ -162,7 +211,7 @@ def test_the_closest_line_that_there_is_corrects_a_row_and_is_named() -> None:
         row = rows.iloc[place]
         expected = row["bag"] - (lines[name].intercept + (lines[name].slope - 1) * row["age"])
         assert corrected["bag_corrected"][place] == pytest.approx(expected)
-        assert corrected["bias_fit"][place] == f"held-out training people ({name})"
+        assert corrected["bias_fit"][place] == f"100 held-out training scans ({name})"
     assert np.isnan(corrected["bag_corrected"][4])
     assert corrected["bias_method"].tolist() == ["beheshti"] * 4 + ["none"]
 

@@ -12,6 +12,7 @@ from hpc_brainage.scoring.local_controls import check_controls, usable_controls
 from hpc_brainage.scoring.same_scans import same_scans
 from hpc_brainage.scoring.saved import SavedScores
 
+OF_BOTH = ("brain_age_smri_only", "recon_z_smri", "mahalanobis")
 OF_FUNCTION = ("brain_age_fmri_only", "recon_z_fmri")
 
 
@@ -40,7 +41,7 @@ def controls_and_study(again: dict[str, object], *, both: bool = True) -> tuple[
 
 def computed_anew(table: pd.DataFrame) -> dict[str, object]:
     draw = np.random.default_rng(0)
-    names = [*OF_FUNCTION, "brain_age_smri_only", "recon_z_smri", "mahalanobis"]
+    names = [*OF_FUNCTION, *OF_BOTH]
     return {name: table[name] + draw.uniform(-5e-5, 5e-5, len(table)) for name in names}
 
 
@@ -108,7 +109,7 @@ def test_a_control_is_known_again_though_its_age_or_sex_is_another(
 
 def test_what_may_be_chance_is_a_warning_that_says_how_much_would_be() -> None:
     controls, study = controls_and_study({})
-    few = [*OF_FUNCTION, "brain_age_smri_only", "recon_z_smri", "mahalanobis"]
+    few = [*OF_FUNCTION, *OF_BOTH]
     alone = SavedScores("controls", controls.table.drop(columns=few).round({"brain_age": 1}), {})
     _, notes = usable_controls(alone, study.drop(columns=few).round({"brain_age": 1}))
     assert "of the local controls may also be scored, under another name" in notes[0]
@@ -117,7 +118,7 @@ def test_what_may_be_chance_is_a_warning_that_says_how_much_would_be() -> None:
 
 def test_tables_that_tell_nobody_apart_are_said_to() -> None:
     controls, study = controls_and_study({}, both=False)
-    whole = dict.fromkeys(["brain_age_smri_only", "recon_z_smri", "mahalanobis"], 0)
+    whole = dict.fromkeys(OF_BOTH, 0)
     alike = SavedScores("controls", controls.table.round(whole), {})
     _, notes = usable_controls(alike, study.round(whole))
     assert "cannot be told" in notes[0]
@@ -135,17 +136,39 @@ def test_a_large_study_has_no_control_under_another_name_by_chance() -> None:
     assert notes == []
 
 
-def test_how_many_agree_by_chance_is_foretold() -> None:
-    """Rounded numbers agree often; as many pairs agree in one as was said, on average."""
+def test_no_few_scans_are_taken_for_one_of_many_controls() -> None:
+    """In a few pairs hardly any two agree in a certain number, but some in one of five."""
+    everybody, draw, alike = of_scans({"A": 820}, 7, 0), np.random.default_rng(0), 0
+    for _ in range(200):
+        order = draw.permutation(len(everybody))
+        pairs = same_scans(everybody.iloc[order[3:]], everybody.iloc[order[:3]])
+        alike += len(pairs.first)
+        assert not pairs.sure.any()
+        assert pairs.contradicted.all()
+    assert alike > 5
+
+
+@pytest.mark.parametrize("steps", [{"recon_z_smri": 2}, {"recon_z_smri": 3, "brain_age_smri_only": 3}])
+def test_how_many_agree_by_chance_is_foretold(steps: dict[str, int]) -> None:
+    """Rounded numbers agree often; as many pairs agree in one or another as was said of the likeliest."""
     controls, study = (
-        of_scans({"A": n}, seed, first, both=False).round({"recon_z_smri": 2, "brain_age_smri_only": 5})
+        of_scans({"A": n}, seed, first, both=False).round(steps)
         for n, seed, first in ((1000, 5, 100_000), (2000, 6, 0))
     )
+    a, b = (table[list(OF_BOTH)].to_numpy() for table in (controls, study))
+    alike = (np.abs(a[:, None] - b) < 1e-4).any(axis=2)
     near = np.abs(controls["age"].to_numpy()[:, None] - study["age"].to_numpy()) <= 1
-    recon = np.abs(controls["recon_z_smri"].to_numpy()[:, None] - study["recon_z_smri"].to_numpy()) < 1e-6
-    pairs = same_scans(controls, study)
-    alone = pairs.by_chance.max()
-    assert alone == pytest.approx((near & recon).sum(), rel=0.2)
+    assert same_scans(controls, study).by_chance.max() == pytest.approx((near & alike).sum(), rel=0.2)
+
+
+def test_of_controls_that_cannot_be_used_it_is_said_why_and_what_to_do() -> None:
+    controls, study = controls_and_study({})
+    controls = SavedScores("controls", controls.table.assign(age=np.nan), {})
+    with pytest.raises(ScoringError, match="none of the local controls") as told:
+        usable_controls(controls, study)
+    assert "controls: 40 of 40 local controls are not used" in str(told.value.where)
+    assert "of known age" in str(told.value.expected)
+    assert str(told.value.hint).startswith("score controls of the same sites")
 
 
 def test_who_is_scored_is_no_control() -> None:

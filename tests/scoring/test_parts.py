@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hpc_brainage.errors import ScoringError
 from hpc_brainage.scoring.parts import PartFolder, part_record, write_part
 
 PARTS = [range(0, 3), range(3, 6)]
@@ -46,3 +47,12 @@ def test_a_damaged_part_is_not_done_and_is_scored_again(folder: PartFolder, suff
     table = pd.DataFrame({"status": ["scored"] * 3, "brain_age": [3.0] * 3})
     write_part(folder.folder, 3, 6, table, time.monotonic())
     assert [one.first for one in folder.done(PARTS)] == [0, 3]
+
+
+def test_parts_of_another_selection_are_said_to_be_of_it(tmp_path: Path) -> None:
+    asked = {"model": "m", "selection": "age > 40"}
+    with PartFolder(tmp_path / "out.parts", asked | {"selection": None}).held():
+        pass
+    with pytest.raises(ScoringError) as caught, PartFolder(tmp_path / "out.parts", asked).held():
+        pass
+    assert caught.value.expected == "selection 'age > 40', and the parts are of everything"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_brainage.errors import ScoringError
+from hpc_brainage.errors import ModelError, ScoringError
 from hpc_brainage.scoring.crew import Crew
 from hpc_brainage.scoring.dispatch import LEAST_SECONDS, TASK_SECONDS, carry_out, grouped
 from hpc_brainage.scoring.part_work import PartWork
@@ -65,8 +65,9 @@ def test_a_task_has_a_part_for_each_of_a_worker_s_threads() -> None:
 class Client:
     """Stands in for Dask's: does each task in a thread, or says that it failed."""
 
-    def __init__(self, bad: set[int]) -> None:
+    def __init__(self, bad: set[int], problem: Exception | None = None) -> None:
         self.bad, self.asked, self.cancelled = bad, [], 0
+        self.problem = problem or RuntimeError("it cannot be done")
 
     def submit(self, work: object, first: int, stop: int, **_: object) -> Future:
         self.asked.append((first, stop))
@@ -76,7 +77,7 @@ class Client:
         def end() -> None:
             if self.bad & set(range(first, stop)):
                 future.status = "error"  # type: ignore[attr-defined]
-                future.set_exception(RuntimeError("it cannot be done"))
+                future.set_exception(self.problem)
             else:
                 future.status = "finished"  # type: ignore[attr-defined]
                 future.set_result(PartRecord(first, stop, stop - first, stop - first, 0, 1e-4, ""))
@@ -111,6 +112,13 @@ def test_of_a_task_that_fails_the_part_is_found_and_the_others_are_done() -> Non
     alone = {asked for asked in client.asked if asked[1] - asked[0] == 10}
     first, stop = together[0]
     assert {(row, row + 10) for row in range(first, stop, 10)} <= alone
+
+
+def test_what_a_worker_says_of_the_model_is_said_as_it_is() -> None:
+    problem = ModelError("the weights are damaged", where="model.safetensors", hint="copy the bundle again")
+    with pytest.raises(ModelError) as caught:
+        done_by(Client(set(range(10_000)), problem), cut(30))
+    assert str(caught.value) == str(problem)
 
 
 def test_where_everything_fails_it_is_given_up_soon() -> None:

@@ -128,6 +128,18 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         read_scores(out)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_of_a_file_that_was_cut_it_is_said_what_to_do(tmp_path: Path, suffix: str) -> None:
+    out = written(tmp_path, score_table(30))
+    file = out.with_suffix(suffix)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ScoringError) as raised:
+        read_scores(out)
+    assert raised.value.where == str(file)
+    assert raised.value.expected
+    assert "score the store again" in str(raised.value.hint)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_table_of_an_earlier_version_gets_the_present_names(tmp_path: Path, version: int) -> None:
     table = score_table(30).assign(in_training=[True] + 29 * [False])

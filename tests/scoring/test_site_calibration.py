@@ -46,6 +46,7 @@ def test_planted_offsets_are_recovered_from_many_controls() -> None:
     found = calibrate_sites(correct_table(scored(planted), LINE), local(planted), LINE, "beheshti")
     notes = notes_on_sites(found)
     assert [note[:8] for note in notes] == ["site B: ", "site C: ", "site A: "]
+    assert notes[0].startswith("site B: −")
     assert notes[0].endswith("from 400 local controls with smri around the bias line")
     for site, (_, offset, _) in planted.items():
         assert found.shifts[site]["smri"].offset == pytest.approx(offset, abs=0.7)

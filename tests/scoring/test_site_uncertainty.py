@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from hpc_brainage.model.calibration import Calibration, Group
+from hpc_brainage.numerals import number
 from hpc_brainage.scoring.interpretation import COLUMNS as OF_MODEL
 from hpc_brainage.scoring.normative import (
     against_norms,
@@ -172,7 +173,7 @@ def test_the_calibrated_gap_says_what_the_calibrated_z_says(calibration: Calibra
     }
     assert set(scored["bag_site_calibrated"][~known]) <= {-99.0}
     notes = notes_on_sites(Calibrated(scored[known], controls, {}, found, ()))
-    assert f"{found['new']['smri'].shift.offset:+.2f} y taken out" in notes[0]
+    assert f"{number(found['new']['smri'].shift.offset, sign=True)} y taken out" in notes[0]
     assert f"{found['new']['smri'].shift.controls} local controls with smri around the norms" in notes[0]
     assert "intervals" in notes[0]
 

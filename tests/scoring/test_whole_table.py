@@ -86,10 +86,19 @@ def test_cole_is_beheshti_divided_by_the_slope_in_a_table_too() -> None:
 
 
 def test_a_trend_that_is_left_is_said() -> None:
-    lines = {"everyone": LINE["everyone"].model_copy(update={"slope": 0.9})}
+    lines = {"smri": LINE["everyone"].model_copy(update={"slope": 0.9})}
     notes = WholeTable().finish(table(), table(), info(lines)).notes
     assert "still correlates with age" in notes[0]
+    assert "-" not in notes[0].partition(" (")[2], "a minus is no hyphen"
     assert WholeTable("none").finish(table(), table(), info(lines)).notes == ()
+
+
+def test_a_line_that_few_people_made_is_said_once() -> None:
+    few = {"smri": LINE["everyone"].model_copy(update={"n": 28})}
+    notes = WholeTable().finish(table(), table(), info(few)).notes
+    said = "bag_corrected may be years off: of 200 scans from smri the line stands on 28 scans"
+    assert [note for note in notes if "the line" in note] == [said]
+    assert WholeTable("none").finish(table(), table(), info(few)).notes == ()
 
 
 def test_a_calibrated_site_stands_in_table_and_sidecar() -> None:

@@ -127,7 +127,7 @@ def test_the_sbatch_file_by_hand_goes_on_when_its_time_is_nearly_up(
     wait_for(job)
     said = "\n".join(path.read_text() for path in sorted(cohort.glob("brainage-convert-*.log")))
     assert ends(job, 1) == {f"{job}_1": "COMPLETED"}, said
-    assert f"job {job}_1 was told to stop and is queued again" in said
+    assert f"job {job}_1 was told to stop and asks to be queued again" in said
     assert "share 1 of 1: parts 1 to 6 of 6 are done" in said
 
 
@@ -190,7 +190,7 @@ def test_a_job_whose_time_is_nearly_up_queues_itself_again_and_no_other_one(
     ask("scancel", "--signal=USR2", f"{array}_1")
     went_on(cohort, "timed", array, last)
     (log,) = cohort.glob(f"timed.zarr.jobs/*/job-{array}_1.log")
-    assert f"job {array}_1 was told to stop and is queued again" in log.read_text()
+    assert f"job {array}_1 was told to stop and asks to be queued again" in log.read_text()
     other = next(cohort.glob(f"timed.zarr.jobs/*/job-{array}_2.log"))
     assert other.read_text().count("share 2 of 2") == 1
 

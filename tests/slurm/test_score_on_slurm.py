@@ -170,8 +170,8 @@ def test_what_the_cluster_does_not_have_is_said_before_anything_is_submitted(
 ) -> None:
     for site, words, message in (
         ('[score]\npartition = "gpu"', (), "partitions of this cluster: main (4 nodes, 2 GPUs each)"),
-        ("", ("--gpus-per-worker", 3), "has 0 nodes with as many GPUs, and the job asks for 1"),
-        ('[score]\nmemory_gb = 2\ntime = "2-00:00:00"', (), "at most 1440 minutes"),
+        ("", ("--gpus-per-worker", 3), "has no node with as many GPUs, and the job asks for 1"),
+        ('[score]\nmemory_gb = 2\ntime = "2-00:00:00"', (), "at most 1-00:00:00"),
         ("[score]\ncpus_per_worker = 64", (), "4 nodes of 4 cores"),
     ):
         (desk / "wrong.toml").write_text(site)

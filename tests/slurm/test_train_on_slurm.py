@@ -21,7 +21,7 @@ from cli.commands import TINY, Answer, type_command
 from planted import planted_store
 from slurm.asking import ask, wait_for, wait_until
 
-from hpc_brainage.cluster.run_job import job_of, submit_run
+from hpc_brainage.cluster.run_job import batch_file, job_of, submit_run
 from hpc_brainage.cluster.slurm import job_states
 from hpc_brainage.cluster.starts import starts_of
 from hpc_brainage.model.bundle import load_bundle
@@ -29,6 +29,7 @@ from hpc_brainage.model.bundle import load_bundle
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SANDBOX = str(Path(__file__).parents[2] / "slurm" / "sandbox")
+TRAIN = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 STUCK_SAVING = Path(__file__).with_name("stuck_saving.py")
 SITE = "[train]\ncpus_per_task = 1\nmemory_gb = 2\ntime = 10\n"
 EPOCHS = 40
@@ -130,8 +131,8 @@ def test_what_the_cluster_does_not_have_is_said_before_anything_is_submitted(
     for site, words, message in (
         ('[train]\npartition = "gpu"', (), "partitions of this cluster: main (4 nodes, 2 GPUs each)"),
         ("", ("--nodes", 5), "partition main has 4 nodes, and the job asks for 5"),
-        ("", ("--gpus-per-node", 3), "has 0 nodes with as many GPUs, and the job asks for 1"),
-        ('[train]\ntime = "2-00:00:00"', (), "at most 1440 minutes"),
+        ("", ("--gpus-per-node", 3), "has no node with as many GPUs, and the job asks for 1"),
+        ('[train]\ntime = "2-00:00:00"', (), "at most 1-00:00:00"),
         ("[train]\ncpus_per_task = 64", (), "4 nodes of 4 cores"),
     ):
         (desk / "wrong.toml").write_text(site)
@@ -157,6 +158,39 @@ def test_of_two_jobs_of_one_run_one_trains_and_is_the_one_that_is_kept(slurm: No
     assert kept.id is not None
     assert states[kept.id] == "COMPLETED"
     assert load_bundle(run / "model")
+
+
+@pytest.mark.parametrize("script", ["printed", "train.sbatch"])
+def test_a_job_that_is_submitted_by_hand_is_the_run_s_as_soon_as_it_trains(
+    slurm: None, desk: Path, script: str
+) -> None:
+    run = desk / "runs" / f"by hand {script}"
+    words = ("train", "--cluster", "site.toml", "--name", run.name, *SETTINGS)
+    printed = type_command(desk, *words, "--nodes", 2, "--dry-run").out
+    (desk / "printed.sbatch").write_text(printed)
+    by_hand = {
+        "printed": [str(desk / "printed.sbatch")],
+        "train.sbatch": ["--nodes=2", "--mem=2G", "--time=7", str(TRAIN), str(run)],
+    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    job = subprocess.run(
+        ["sbatch", "--parsable", *by_hand[script]],
+        cwd=desk, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout.strip()  # fmt: skip
+    wait_until(lambda: is_training(run, epochs=1))
+    assert re.search(rf"{run.name} {job} running", type_command(desk, "jobs").text)
+    assert f"job {job} of this run is there already" in type_command(desk, "resume", run).text
+    assert type_command(desk, "cancel", run).code == 0
+    wait_for(job)
+    assert "submitted job" in type_command(desk, "resume", run).text
+    again = job_of(run)
+    assert again is not None
+    assert again.id is not None
+    assert ask("squeue", "--noheader", "--jobs", again.id, "--format", "%D").strip() == "2"
+    if script == "printed":
+        assert batch_file(run, again) == printed
+    assert type_command(desk, "cancel", run).code == 0
+    wait_for(again.id)
 
 
 def test_two_jobs_meet_on_ports_of_their_own_on_the_same_nodes(slurm: None, desk: Path) -> None:
@@ -204,6 +238,31 @@ def test_a_preempted_job_saves_and_goes_on(
     assert "told to stop" in (run / "logs" / "rank-0.log").read_text()
 
 
+def test_a_job_that_is_stopped_before_its_processes_listen_goes_on_unless_it_was_cancelled(
+    slurm: None, desk: Path
+) -> None:
+    """As where a container takes long to start; and where the site keeps the environment from the steps."""
+    (desk / "slow.sh").write_text('#!/bin/sh\nsleep 4\nexec "$@"\n')
+    (desk / "slow.sh").chmod(0o755)
+    slow = [str(desk / "slow.sh")]
+    (desk / "slow.toml").write_text(f'{SITE}container = {json.dumps(slow)}\n[extra]\nexport = "NONE"\n')
+    names = ("stopped early", "preempted early", "cancelled early")
+    words = (*FEW_SECONDS, "--cluster", "slow.toml")
+    stopped, preempted, cancelled = (submitted(desk, name, *words, nodes=1) for name in names)
+    for job in (stopped, preempted, cancelled):
+        wait_until(lambda job=job: f"{job}.0" in ask("squeue", "--noheader", "--steps", "--format=%i"))
+    ask("scancel", "--signal=USR2", stopped)
+    ask("scancel", "--signal=TERM", preempted)
+    ask("scancel", cancelled)
+    for name, job in zip(names[:2], (stopped, preempted), strict=True):
+        run = desk / "runs" / name
+        finished(run, job, starts=1)
+        assert (run / "logs" / f"{job}-1").is_dir(), logs(run)
+    wait_for(cancelled)
+    assert job_states([cancelled])[cancelled].state == "CANCELLED"
+    assert not (desk / "runs" / names[2] / "logs" / f"{cancelled}-1").exists()
+
+
 def test_a_job_whose_time_is_nearly_up_saves_and_queues_itself_again(
     slurm: None, desk: Path, undisturbed: dict[tuple[int, int], float]
 ) -> None:
@@ -214,7 +273,7 @@ def test_a_job_whose_time_is_nearly_up_saves_and_queues_itself_again(
     ask("scancel", "--signal=USR2", job)
     finished(run, job, starts=2)
     assert losses(run) == undisturbed
-    assert re.search(rf"job {job} ended with exit code \d+ and is queued again", logs(run))
+    assert re.search(rf"job {job} ended with exit code \d+ and asks to be queued again", logs(run))
 
 
 def test_jobs_whose_node_dies_go_on_from_what_was_saved(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from hpc_brainage.training.checkpoint import MemberCheckpoint
 from hpc_brainage.training.keeper import Keeper
 from hpc_brainage.training.lease import Lease
 from hpc_brainage.training.progress import Progress
-from hpc_brainage.training.records import LEASE, RunFolder
+from hpc_brainage.training.records import LEASE, PASSED_OVER, RunFolder
 from hpc_brainage.training.run import FinishedRun, run_training
 from hpc_brainage.training.stop import Stopped
 
@@ -314,6 +315,23 @@ def test_settings_that_decide_no_number_go_on_with_the_same_run(
     run.finish()
     RunFolder.prepare(run.path, first, store, None)
     assert run.config() == more, "a finished run says how it was made"
+
+
+def test_that_what_was_saved_is_of_other_settings_is_noted(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody changes the settings in the run's folder by hand."""
+    run = RunFolder.prepare(tmp_path / "run", config("training.zero_stage=1"), store, None)
+    noted = []
+    for rate in ("1e-2", "1e-2", "2e-2", "2e-2"):
+        text = (run.path / "config.toml").read_text()
+        text = re.sub(r"(?m)^learning_rate = .*", f"learning_rate = {rate}", text)
+        (run.path / "config.toml").write_text(text)
+        at_step(2, lambda keeper: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+        with pytest.raises(Stopped):
+            run_training(run.path)
+        noted.append(run.status()["passed_over"])
+    assert noted == [None, None, PASSED_OVER, None]
 
 
 @pytest.mark.parametrize("last", ["status.json", "config.toml", "request.json"])
