@@ -18,7 +18,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -134,7 +134,14 @@ class PartFolder:
             if not marker.is_file():
                 write_json(marker, self._belongs_to)
             self._check(read_json(marker, ScoringError))
-            yield
+            try:
+                yield
+            except BaseException:
+                # Nothing to go on with, as where the workers that were asked for are refused.
+                with suppress(OSError):
+                    if {path.name for path in self.folder.iterdir()} <= {_RUN, _LOCK}:
+                        self.remove()
+                raise
 
     def _check(self, found: Any) -> None:
         if found == self._belongs_to:

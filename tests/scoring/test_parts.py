@@ -49,6 +49,23 @@ def test_a_damaged_part_is_not_done_and_is_scored_again(folder: PartFolder, suff
     assert [one.first for one in folder.done(PARTS)] == [0, 3]
 
 
+@pytest.mark.parametrize("left", ["", "rows-000000000-000000003.parquet", "logs"])
+def test_a_run_that_fails_leaves_its_folder_only_with_something_to_go_on_with_or_to_read(
+    tmp_path: Path, left: str
+) -> None:
+    parts = PartFolder(tmp_path / "out.parts", {"model": "m"})
+
+    def fail() -> None:
+        with parts.held():
+            if left:
+                (parts.folder / left).mkdir()
+            raise ScoringError("the workers are refused")
+
+    with pytest.raises(ScoringError, match="refused"):
+        fail()
+    assert parts.folder.exists() == bool(left)
+
+
 def test_parts_of_another_selection_are_said_to_be_of_it(tmp_path: Path) -> None:
     asked = {"model": "m", "selection": "age > 40"}
     with PartFolder(tmp_path / "out.parts", asked | {"selection": None}).held():
