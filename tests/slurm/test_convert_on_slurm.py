@@ -175,9 +175,8 @@ def went_on(folder: Path, name: str, array: str, last: str) -> None:
 
 def test_a_preempted_job_goes_on_later_and_the_last_one_waits_for_it(slurm: None, cohort: Path) -> None:
     array, last = begun(cohort, "preempted")
-    urgent = ask(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap", "true"
-    ).strip()
+    words = ("sbatch", "--parsable", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap", "true")
+    urgent = ask(*words, "--output=/dev/null").strip()
     wait_for(urgent)
     went_on(cohort, "preempted", array, last)
 
