@@ -72,7 +72,8 @@ def _row(run: RunFolder, job: RunJob | None, states: dict[str, JobState]) -> tup
         _state(run, job, state),
         last.get("step", "-"),
         f"{last['epoch'] + 1}/{training.epochs}" if last else "-",
-        f"{last['member'] + 1}/{training.members}" if last else "-",
+        # Of members that are trained in one pass the last line is of any.
+        f"{len({record['member'] for record in records})}/{training.members}" if last else "-",
         years(last.get("validation_mae")),
         run.status().get("restarts", 0),
         state.left if state and state.state == "RUNNING" else "-",

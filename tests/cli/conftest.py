@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cli.commands import TINY, Answer, Brainage, type_command
 from planted import planted_store
+from pretended_slurm import pretend_slurm
 
 
 @pytest.fixture
@@ -22,3 +23,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     planted_store(folder, people=60, name="openbhb")
     settings = [word for setting in TINY for word in ("--set", setting)]
     return folder, type_command(folder, "train", *settings)
+
+
+@pytest.fixture
+def openbhb(tmp_path: Path) -> Path:
+    """A store in the test's own folder, openbhb.zarr."""
+    return planted_store(tmp_path, people=40, name="openbhb")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which a SLURM that only pretends keeps what it is asked for."""
+    return pretend_slurm(tmp_path, monkeypatch)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cli.commands import Brainage
 from conversion.synthetic import small_shards
-from pretended_slurm import pretend_slurm
 
 from hpc_brainage.cluster.array import work_in
 
@@ -25,11 +24,6 @@ def table(tmp_path: Path) -> Path:
     path = tmp_path / "people.csv"
     path.write_text("\n".join(lines))
     return path
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return pretend_slurm(tmp_path, monkeypatch)
 
 
 def commands(folder: Path) -> list[list[str]]:

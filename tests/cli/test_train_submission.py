@@ -5,7 +5,6 @@ SLURM only pretends here; `tests/slurm` has the real one.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,39 +16,18 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.commands import TINY, Answer, Brainage
-from planted import planted_store
-from pretended_slurm import pretend_slurm
+from cli.commands import RUN, SETTINGS, TINY, Answer, Brainage, epoch
 
-from hpc_brainage.cli import follow, launch
+from hpc_brainage.cli import launch
 from hpc_brainage.cluster.process import started_at
 from hpc_brainage.cluster.resources import Resources
-from hpc_brainage.cluster.run_job import job_of, keep_job, keep_this_job, plan_job
+from hpc_brainage.cluster.run_job import job_of, keep_job, plan_job
 from hpc_brainage.cluster.starts import Start
 from hpc_brainage.config import load_config
 from hpc_brainage.training.lease import Lease
 from hpc_brainage.training.records import RunFolder
 
-RUN = Path("runs") / "openbhb"
-SETTINGS = [word for setting in TINY for word in ("--set", setting)]
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path) -> Path:
-    return planted_store(tmp_path, people=40, name="openbhb")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return pretend_slurm(tmp_path, monkeypatch)
-
-
-def epoch(folder: Path, *numbers: int) -> None:
-    """Write epochs of the first member into the run's metrics, as a job does."""
-    with (folder / RUN / "metrics.jsonl").open("a") as file:
-        for number in numbers:
-            record = {"member": 0, "epoch": number, "step": 3 * number, "loss": 4.0 - number}
-            file.write(json.dumps(record) + "\n")
+pytestmark = pytest.mark.usefixtures("openbhb")
 
 
 def test_a_run_on_nodes_is_prepared_and_submitted(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
@@ -169,6 +147,17 @@ def test_runs_are_listed_with_how_far_they_are(brainage: Brainage, slurm: Path, 
     assert re.search(r"openbhb 100 running 3 2/3 1/2 - 1 0:42:00", brainage("jobs").text)
     (slurm / "queue").write_text("100|PENDING|BeginTime|1:00:00|\n")
     assert re.search(r"openbhb 100 pending \(BeginTime\) 3", brainage("jobs").text)
+
+
+def test_members_that_are_trained_in_one_pass_are_all_counted(
+    brainage: Brainage, slurm: Path, tmp_path: Path
+) -> None:
+    """Members of folds of one size share a pass, so that the last line may be of an early one."""
+    brainage("train", "--nodes", 2, *SETTINGS, "--set", "training.ensemble=2")
+    with (tmp_path / RUN / "metrics.jsonl").open("a") as file:
+        for member in (0, 3, 1, 2):
+            file.write(json.dumps({"member": member, "epoch": 2, "step": 9, "loss": 1.0}) + "\n")
+    assert re.search(r"openbhb 100 \S+ 9 3/3 4/4", brainage("jobs").text), brainage("jobs").text
 
 
 def test_a_run_that_cannot_be_read_hides_no_other(brainage: Brainage, slurm: Path, tmp_path: Path) -> None:
@@ -309,109 +298,6 @@ def test_a_job_is_cancelled_by_its_run(brainage: Brainage, slurm: Path) -> None:
     assert (again.code, "has ended already (cancelled)" in again.text) == (3, True)
 
 
-def test_following_says_each_epoch_once_and_how_the_job_is(
-    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The job is queued again, does an epoch a second time, and fails in the end."""
-    brainage("train", "--nodes", 2, *SETTINGS)
-    run, looks = tmp_path / RUN, 0
-
-    def next_look(seconds: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
-            epoch(tmp_path, 0, 1)
-        elif looks == 2:
-            (slurm / "queue").write_text("100|PENDING|BeginTime|1:00:00|\n")
-        elif looks == 3:
-            (run / "metrics.jsonl").unlink()
-            epoch(tmp_path, 0, 1, 2)
-        elif looks == 4:
-            start = run / "logs" / "100-1"
-            start.mkdir()
-            (run / "logs" / "rank-3.log").write_text("".join(f"line {i}\n" for i in range(99)))
-            Start(start).record(3, "the store is damaged\nwhere: there", is_loss=False)
-            (slurm / "queue").write_text("100|FAILED|NonZeroExitCode|0:00|\n")
-
-    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
-    monkeypatch.setattr(follow, "sleep", next_look)
-    monkeypatch.setattr(follow, "_SOON", 0.0)
-    answer = brainage("train", "--nodes", 2, "--follow", *SETTINGS)
-    assert answer.code == 3
-    for number in (1, 2, 3):
-        assert answer.text.count(f"member 1 of 2, epoch {number} of 3") == 1
-    assert "job 100: pending (BeginTime)" in answer.text, answer.out
-    assert "rank 3 on" in answer.text
-    assert "failed: the store is damaged" in answer.text
-    assert "line 98" in answer.text
-    assert "line 50" not in answer.text
-
-
-def test_a_job_that_is_over_for_a_moment_is_followed_on(
-    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its end and its return to the queue, SLURM shows a requeued job as ended."""
-    brainage("train", "--nodes", 2, *SETTINGS)
-    states = iter(["NODE_FAIL", "NODE_FAIL", "PENDING", "FAILED", "RUNNING", *["CANCELLED"] * 9])
-    said: list[str] = []
-
-    def next_look(seconds: float) -> None:
-        said.append(next(states))
-        (slurm / "queue").write_text(f"100|{said[-1]}|None|0:00|\n")
-
-    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
-    monkeypatch.setattr(follow, "sleep", next_look)
-    monkeypatch.setattr(follow, "_SOON", 0.0)
-    answer = brainage("resume", RUN, "--follow")
-    assert said[:5] == ["NODE_FAIL", "NODE_FAIL", "PENDING", "FAILED", "RUNNING"]
-    assert "the job was cancelled" in answer.text
-
-
-def test_a_job_that_somebody_cancels_has_not_failed(
-    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its processes complain as they are ended; nothing is to be mended."""
-    brainage("train", "--nodes", 2, *SETTINGS)
-    logs = tmp_path / RUN / "logs"
-    (logs / "job-100.log").write_text("srun: error: node1: task 0: Terminated\n")
-
-    def next_look(seconds: float) -> None:
-        (logs / "100-1").mkdir(exist_ok=True)
-        Start(logs / "100-1").record(1, "the connection was closed", is_loss=True)
-        (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
-
-    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
-    monkeypatch.setattr(follow, "sleep", next_look)
-    monkeypatch.setattr(follow, "_SOON", 0.0)
-    answer = brainage("resume", RUN, "--follow")
-    assert answer.code == 3
-    assert "the job was cancelled" in answer.text
-    assert "brainage resume runs/openbhb goes on" in answer.text
-    for words in ("srun", "connection was closed", "mend"):
-        assert words not in answer.text
-
-
-def test_a_job_that_finds_no_room_to_say_what_it_failed_of_is_shown_with_a_full_disk(
-    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(dir: Path) -> object:
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-
-    brainage("train", "--nodes", 2, *SETTINGS)
-    said = "error: a file or folder cannot be used (Disk quota exceeded)"
-    (tmp_path / RUN / "logs" / "rank-0.log").write_text(f"{said}\n")
-    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n")
-    monkeypatch.setattr(follow, "TemporaryFile", full)
-    monkeypatch.setattr(
-        follow, "sleep", lambda seconds: (slurm / "queue").write_text("100|FAILED|None|0:00|\n")
-    )
-    monkeypatch.setattr(follow, "_SOON", 0.0)
-    answer = brainage("resume", RUN, "--follow")
-    assert answer.code == 3
-    assert said in answer.text
-    assert "the job ended as FAILED, and the disk of the run's folder is full" in answer.text
-
-
 def test_a_run_that_was_cancelled_goes_on_with_what_another_toml_asks_for(
     brainage: Brainage, slurm: Path, tmp_path: Path
 ) -> None:
@@ -428,19 +314,6 @@ def test_a_run_that_was_cancelled_goes_on_with_what_another_toml_asks_for(
     (slurm / "queue").write_text("200|CANCELLED|None|0:00|\n")
     brainage("resume", RUN)
     assert (slurm / "job-3").read_text() == asked
-
-
-def test_a_ctrl_c_leaves_the_job_alone(
-    brainage: Brainage, slurm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pressed(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(follow, "sleep", pressed)
-    answer = brainage("train", "--nodes", 2, "--follow", *SETTINGS)
-    assert answer.code == 130
-    assert "job 100 goes on" in answer.text
-    assert not (slurm / "cancelled").exists()
 
 
 def test_logs_are_those_of_the_first_process_that_failed(
@@ -479,31 +352,6 @@ def test_what_a_job_asks_for_may_be_typed_and_is_kept(
     (slurm / "queue").write_text("100|CANCELLED|None|0:00|\n")
     assert "submitted job 200" in brainage("resume", RUN).text
     assert (slurm / "job-2").read_text() == printed
-
-
-def test_what_is_said_of_a_run_is_said_of_the_job_that_trains_it_not_of_one_that_came_too_late(
-    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two jobs of one instant: 200 is kept, but 100 has the lease, and 200 ends where it finds that."""
-    brainage("train", "--nodes", 2, *SETTINGS)
-    run = tmp_path / RUN
-    first = job_of(run)
-    assert first is not None
-    keep_job(run, first.model_copy(update={"id": "200"}))
-    for name, value in {"SLURM_JOB_ID": "100", "BRAINAGE_START": str(run / "logs" / "100-0")}.items():
-        monkeypatch.setenv(name, value)
-    keep_this_job(run)
-    for name in ("SLURM_JOB_ID", "BRAINAGE_START"):
-        monkeypatch.delenv(name)
-    for name in ("100-0", "200-0"):
-        (run / "logs" / name).mkdir()
-    (run / "logs" / "rank-0.log").write_text("it goes well\n")
-    Start(run / "logs" / "200-0").record(0, "another training is under way", is_loss=False)
-    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n200|FAILED|NonZeroExitCode|0:00|\n")
-    assert re.search(r"openbhb 100 running", brainage("jobs").text)
-    assert "failed first" not in brainage("logs", RUN).text
-    assert brainage("cancel", RUN).code == 0
-    assert (slurm / "cancelled").read_text() == "100\n"
 
 
 @pytest.mark.parametrize(

@@ -14,32 +14,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli.commands import TINY, Brainage
-from planted import planted_store
-from pretended_slurm import pretend_slurm
+from cli.commands import RUN, SETTINGS, Brainage
 
 from hpc_brainage.cli.follow import Epochs
-from hpc_brainage.cluster.run_job import job_of, keep_job
+from hpc_brainage.cluster.run_job import job_of, keep_job, keep_this_job
 from hpc_brainage.cluster.starts import Start
 from hpc_brainage.training.lease import Lease
 from hpc_brainage.training.records import PASSED_OVER, RunFolder
 
-RUN = Path("runs") / "openbhb"
-WORDS = ("train", "--nodes", 2, *(word for setting in TINY for word in ("--set", setting)))
+WORDS = ("train", "--nodes", 2, *SETTINGS)
 PEOPLE = "participant_id,age,sex,lh_thickness,rh_thickness\n" + "".join(
     f"p{index},{20 + index},F,2.{index},2.5\n" for index in range(20)
 )
+pytestmark = pytest.mark.usefixtures("openbhb")
 BOTH = "100|RUNNING|None|0:42:00|node[1-2]\n200|FAILED|NonZeroExitCode|0:00|\n"
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path) -> Path:
-    return planted_store(tmp_path, people=40, name="openbhb")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return pretend_slurm(tmp_path, monkeypatch)
 
 
 def trained_by(job: str, run: Path) -> None:
@@ -251,3 +239,28 @@ def test_of_a_refusal_only_what_was_asked_for_is_named(brainage: Brainage, slurm
     (slurm / "refuse-1").write_text("sbatch: error: Invalid account or account/partition combination\n")
     answer = brainage(*WORDS, "--account", "nope")
     assert "where: account = 'nope' " in answer.text, answer.text
+
+
+def test_what_is_said_of_a_run_is_said_of_the_job_that_trains_it_not_of_one_that_came_too_late(
+    brainage: Brainage, slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs of one instant: 200 is kept, but 100 has the lease, and 200 ends where it finds that."""
+    brainage(*WORDS)
+    run = tmp_path / RUN
+    first = job_of(run)
+    assert first is not None
+    keep_job(run, first.model_copy(update={"id": "200"}))
+    for name, value in {"SLURM_JOB_ID": "100", "BRAINAGE_START": str(run / "logs" / "100-0")}.items():
+        monkeypatch.setenv(name, value)
+    keep_this_job(run)
+    for name in ("SLURM_JOB_ID", "BRAINAGE_START"):
+        monkeypatch.delenv(name)
+    for name in ("100-0", "200-0"):
+        (run / "logs" / name).mkdir()
+    (run / "logs" / "rank-0.log").write_text("it goes well\n")
+    Start(run / "logs" / "200-0").record(0, "another training is under way", is_loss=False)
+    (slurm / "queue").write_text("100|RUNNING|None|0:42:00|node[1-2]\n200|FAILED|NonZeroExitCode|0:00|\n")
+    assert re.search(r"openbhb 100 running", brainage("jobs").text)
+    assert "failed first" not in brainage("logs", RUN).text
+    assert brainage("cancel", RUN).code == 0
+    assert (slurm / "cancelled").read_text() == "100\n"
